@@ -1,0 +1,188 @@
+"""Engine and Run: the async facade that the terminal app and the command line use.
+
+It reads and writes run folders and starts workers; it trains nothing and holds no state that a second viewer would miss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+from time import time
+
+from engine import config as configs
+from engine import estimate as estimates
+from engine import methods
+from engine.config import RunConfig
+from engine.data import formats, validate
+from engine.errors import InputError
+from engine.methods import Method
+from engine.rewards import process as reward_process
+from engine.runs import control, journal, launch, record
+from engine.runs.journal import Event, JournalReader, JournalWriter
+from engine.runs.record import ENDED, RunRecord, lock_is_held
+from engine.runs.state import RunState
+from engine.runs.summary import RunSummary, observed_state, summarise
+
+ACKNOWLEDGE_SECONDS = 10.0
+
+
+class Engine:
+    """Everything that can be asked for outside a run. `home` defaults to DROID_TUNE_HOME, else ~/.droid-tune."""
+
+    def __init__(self, home: Path | None = None) -> None:
+        self.home = home if home is not None else record.home()
+
+    def methods(self) -> tuple[Method, ...]:
+        """The training methods."""
+        return tuple(methods.METHODS.values())
+
+    async def validate(self, path: Path, method: str, tokenizer: Path | None = None) -> validate.DataReport:
+        """What the data file holds for the method; with `tokenizer` (a model folder) lengths in tokens too. Raises InputError."""
+        return await asyncio.to_thread(validate.validate, path, method, tokenizer=tokenizer)
+
+    async def estimate(self, config: RunConfig) -> estimates.Estimate:
+        """Memory and time of the run, before anything is loaded. Raises InputError."""
+        return await asyncio.to_thread(estimates.estimate, config)
+
+    async def start(self, config: RunConfig) -> Run:
+        """Check everything that can be checked without the model, then make the run folder and launch its worker.
+
+        Raises InputError, and then leaves no run folder behind.
+        """
+        return await asyncio.to_thread(self._start, config)
+
+    async def attach(self, run_id: str) -> Run:
+        """The run with that id or with the only id that starts so. Raises InputError."""
+        return Run(await asyncio.to_thread(record.find, run_id, self.home))
+
+    async def runs(self) -> list[RunSummary]:
+        """Every run, the latest made first; a damaged folder gives a row that says so."""
+        return await asyncio.to_thread(lambda: [summarise(found) for found in record.list_runs(self.home)])
+
+    def _start(self, config: RunConfig) -> Run:
+        config, data_sha256 = preflight(config)
+        made = record.create(config, self.home)
+        with JournalWriter(made.journal_file) as writer:
+            writer.write(
+                "created",
+                id=made.id,
+                name=made.summary().name,
+                method=config.method,
+                model=config.model,
+                steps=config.run.steps,
+                config_sha256=hashlib.sha256(made.config_file.read_bytes()).hexdigest(),
+                data_sha256=data_sha256,
+            )
+        launch.launch(made)
+        return Run(made)
+
+
+class Run:
+    """One run, live or ended. Any number of these, in any number of processes, may watch the same run."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self.record = record
+        self._reader = JournalReader(record.journal_file)
+        self._folded = RunState()
+
+    @property
+    def id(self) -> str:
+        return self.record.id
+
+    async def events(self, since: int = 0) -> AsyncGenerator[Event, None]:
+        """The events with seq > `since`, then the new ones as they come; ends when the run has ended or is lost."""
+        following = journal.follow(self.record.journal_file, since, until=self._worker_is_gone)
+        async with aclosing(following):
+            async for event in following:
+                yield event
+
+    async def state(self) -> RunState:
+        """What the journal and the lock say now. Later calls read only what is new; the series in the result grow with them."""
+        held = lock_is_held(self.record)  # before the journal is read: see derived_state
+        while True:
+            events = self._reader.read()
+            if self._reader.restarted:
+                self._folded = RunState()
+            if not events:
+                break
+            for event in events:
+                self._folded.apply(event)
+            await asyncio.sleep(0)  # a long journal must not keep the event loop to itself
+        state = observed_state(self._folded, self.record.summary(), held, time())
+        return replace(self._folded, state=state, torn=self._reader.torn)
+
+    async def wait(self) -> RunState:
+        """The state at the run's end: stopped, finished or failed; or lost."""
+        async with aclosing(self.events()) as events:
+            async for _ in events:
+                pass
+        return await self.state()
+
+    async def pause(self) -> str:
+        """Ask the worker to pause at the next boundary; its answer (accepted or done). Raises InputError where it refuses."""
+        return await self._command("pause")
+
+    async def stop(self) -> str:
+        """Ask the worker to write a checkpoint and end; as pause()."""
+        return await self._command("stop")
+
+    async def checkpoint(self) -> str:
+        """Ask the worker for a checkpoint now; as pause()."""
+        return await self._command("checkpoint")
+
+    async def resume(self) -> str:
+        """Un-pause a live run (as pause()), or start a lost, stopped or failed one again ("started"). Raises InputError."""
+        command_id = await asyncio.to_thread(launch.resume, self.record)
+        return "started" if command_id is None else await self._acknowledged(command_id)
+
+    async def _command(self, verb: str) -> str:
+        if not lock_is_held(self.record):
+            state = (await self.state()).state
+            remedy = f"`droid-tune status {self.id}` says more"
+            raise InputError(f"cannot {verb}: the run is {state}", where=self.id, remedy=remedy)
+        return await self._acknowledged(control.send(self.record, verb))
+
+    async def _acknowledged(self, command_id: str) -> str:
+        answer = await control.wait_acknowledged(self.record, command_id, ACKNOWLEDGE_SECONDS)
+        if answer.status in ("refused", "expired"):
+            remedy = f"`droid-tune status {self.id}` says more"
+            raise InputError(f"{answer.verb} {answer.status}: {answer.reason}", where=self.id, remedy=remedy)
+        return answer.status
+
+    def _worker_is_gone(self) -> bool:
+        return not lock_is_held(self.record) and summarise(self.record).state in (*ENDED, "lost", "damaged")
+
+
+def preflight(config: RunConfig) -> tuple[RunConfig, str]:
+    """The config as it will run, and the sha256 of its training file. Raises InputError for anything that would fail later.
+
+    The config is read again as YAML, since one made in code has not been through the checks of a file.
+    """
+    config = configs.parse(configs.dump(config), base=Path.cwd()).config
+    method = methods.method(config.method)
+    data = config.data
+    files = [formats.load(Path(data.train), kind=method.kind, format=data.format, columns=data.columns, system=data.system)]
+    if data.valid is not None:
+        files.append(
+            formats.load(Path(data.valid), kind=method.kind, format=data.format, columns=data.columns, system=data.system)
+        )
+    for file in files:
+        if file.format not in method.formats:
+            remedy = f"it uses: {', '.join(method.formats)}"
+            raise InputError(f"{method.id} cannot use {file.format} rows", where=str(file.path), remedy=remedy)
+    configs.model_folder(config.model)
+    if method.kind == "rl":
+        reward_process.check(config.rewards, set.intersection(*(_columns(file) for file in files)))
+    launch.worker_environment(os.environ, {})
+    return config, files[0].sha256
+
+
+def _columns(file: formats.DataSet) -> set[str]:
+    """The names that a reward can ask for."""
+    names = {name for example in file.examples for name in example.columns}
+    return names | {"answer"} if any(example.answer is not None for example in file.examples) else names

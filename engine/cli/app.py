@@ -1,0 +1,299 @@
+"""`droid-tune VERB`: one function per verb, each a few lines over engine.api. What is drawn lives in screens.py and watch.py."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from engine import config as configs
+from engine import hardware, methods, share
+from engine.api import Engine, Run
+from engine.cli import build_demo as demo_recipe
+from engine.cli import screens, watch
+from engine.config import RunConfig
+from engine.errors import InputError
+from engine.runs.journal import jsonable
+from engine.safe_text import safe_text
+
+T = TypeVar("T")
+
+app = typer.Typer(
+    name="droid-tune",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="""Train language models with rewards (GRPO, Dr. GRPO, GSPO) or by imitation (SFT) on MLX.
+
+    A run is trained by a worker of its own: it outlives this command, the terminal and the connection. Start with
+    `droid-tune demo`; then `droid-tune methods`, `droid-tune validate DATA --method grpo` and `droid-tune train CONFIG`.
+    """,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or the start of it.")]
+ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a packaged recipe such as grpo.")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config value, e.g. --set run.steps=20.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Shorthand for --set run.seed=N.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Return as soon as the worker is started.")]
+
+
+def main() -> NoReturn:
+    """Run the command line; bad input prints one message and exits with 2."""
+    try:
+        app(standalone_mode=True)
+    except InputError as error:
+        if "--json" in sys.argv:
+            print(json.dumps(error.as_dict()))
+        else:
+            _complain(error)
+        raise SystemExit(2) from None
+    raise SystemExit(0)
+
+
+def _complain(error: InputError) -> None:
+    console = Console(stderr=True, highlight=False)
+    place = f"{safe_text(error.where)}: " if error.where else ""
+    console.print(Text.assemble(("error ", "bold red"), place, safe_text(error.what)), soft_wrap=True)
+    if error.remedy:
+        console.print(Text.assemble(("try   ", "bold"), safe_text(error.remedy)), soft_wrap=True)
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    return asyncio.run(work)
+
+
+def _print(lines: list[str] | str) -> None:
+    print(lines if isinstance(lines, str) else "\n".join(lines))
+
+
+def _json(value: Any) -> None:
+    print(json.dumps(jsonable(value), indent=1, ensure_ascii=False))
+
+
+def _load(config: str, settings: list[str] | None, seed: int | None) -> configs.LoadedConfig:
+    """A config file or packaged recipe with the flags applied."""
+    overrides: dict[str, Any] = {}
+    for setting in settings or []:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise InputError(f"{setting!r} is not KEY=VALUE", where="--set", remedy="for example --set run.steps=20")
+        overrides[key] = configs.flag_value(value)
+    if seed is not None:
+        overrides["run.seed"] = seed
+    path = Path(config)
+    packaged = share.share_root("configs") / f"{config.removesuffix('.yaml')}.yaml"
+    return configs.load(packaged if not path.exists() and packaged.exists() else path, overrides)
+
+
+@app.command()
+def train(config: ConfigFile, settings: Settings = None, seed: Seed = None, detach: Detach = False, as_json: Json = False) -> None:
+    """Start a run and watch it.
+
+    The worker trains on when you leave (ctrl+c) or the connection drops; `droid-tune attach RUN` comes back to it.
+    """
+    _start(_load(config, settings, seed).config, detach, as_json, headless=False)
+
+
+@app.command()
+def demo(
+    seed: Seed = None,
+    settings: Settings = None,
+    headless: Annotated[bool, typer.Option("--headless", help="Plain lines instead of the live view.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Watch the embedded model learn to think before it answers (GRPO, offline, under a minute on two cores).
+
+    It is a small transformer that answers arithmetic at once, mostly wrong, or thinks first, mostly right. Only the answer is
+    rewarded; you see it discover that thinking pays.
+    """
+    _start(_load("demo", settings, seed).config, False, as_json, headless)
+
+
+def _start(config: RunConfig, detach: bool, as_json: bool, headless: bool) -> None:
+    async def go() -> int:
+        run = await Engine().start(config)
+        if detach:
+            if as_json:
+                _json({"id": run.id, "folder": str(run.record.folder)})
+            else:
+                print(f"{run.id} is training on its own; `droid-tune attach {run.id}` shows it")
+            return 0
+        if not as_json:
+            return await watch.watch(run, plain=headless or not sys.stdout.isatty())
+        state = await run.wait()
+        _json(state.as_dict())
+        return watch.exit_status(state)
+
+    raise typer.Exit(_interruptible(go()))
+
+
+def _interruptible(work: Coroutine[Any, Any, int]) -> int:
+    """Run it; ctrl+c leaves the run alone and says how to come back."""
+    try:
+        return _run(work)
+    except KeyboardInterrupt:
+        print("\nleft; the run goes on: `droid-tune runs` lists it, `droid-tune attach RUN` comes back", file=sys.stderr)
+        return 0
+
+
+@app.command(name="methods")
+def list_methods(as_json: Json = False) -> None:
+    """List the training methods: what each changes and when to use it."""
+    if as_json:
+        _json([screens.method_row(m) for m in methods.METHODS.values()])
+    else:
+        _print(screens.methods(tuple(methods.METHODS.values())))
+
+
+@app.command()
+def validate(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A .jsonl file.")],
+    method: Annotated[str, typer.Option("--method", "-m", help="The method that will use it.")] = "grpo",
+    model: Annotated[str | None, typer.Option("--model", help="Measure lengths in this model's tokens (a folder, an id or demo).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Check a data file before training: usable rows, every unusable one with its line, lengths, duplicates.
+
+    Exits with 2 when the file cannot be used.
+    """
+    tokenizer = None if model is None else configs.model_folder(configs.model_path(model, Path.cwd()))
+    report = _run(Engine().validate(share.resolve(str(data), Path.cwd()), method, tokenizer))
+    if as_json:
+        _json(report.as_dict())
+    else:
+        _print(screens.report(report))
+    raise typer.Exit(2 if report.verdict == "unusable" else 0)
+
+
+@app.command()
+def estimate(config: ConfigFile, settings: Settings = None, as_json: Json = False) -> None:
+    """Say what a run will need in memory, computed from the model's config.json and file headers; nothing is loaded."""
+    found = _run(Engine().estimate(_load(config, settings, None).config))
+    if as_json:
+        _json(found.as_dict())
+    else:
+        _print(screens.estimate(found))
+
+
+@app.command()
+def runs(as_json: Json = False) -> None:
+    """List all runs, the latest first."""
+    rows = _run(Engine().runs())
+    if as_json:
+        _json([row.as_dict() for row in rows])
+    else:
+        _print(screens.runs(rows))
+
+
+@app.command()
+def attach(run: RunId, headless: Annotated[bool, typer.Option("--headless", help="Plain lines instead of the live view.")] = False) -> None:
+    """Watch a run live: figures, the reward curve, the newest completions. Leave with ctrl+c; the run does not notice."""
+
+    async def go() -> int:
+        return await watch.watch(await Engine().attach(run), plain=headless or not sys.stdout.isatty())
+
+    raise typer.Exit(_interruptible(go()))
+
+
+@app.command()
+def status(run: RunId, as_json: Json = False) -> None:
+    """Say how a run is doing: state, step, latest figures, warnings, result."""
+
+    async def go() -> None:
+        attached = await Engine().attach(run)
+        state = await attached.state()
+        if as_json:
+            _json(state.as_dict())
+        else:
+            _print(screens.status(state, attached.record.folder))
+
+    _run(go())
+
+
+@app.command()
+def logs(
+    run: RunId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new events until the run ends.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Print a run's journal, one event a line."""
+
+    async def go() -> int:
+        await watch.logs(await Engine().attach(run), follow, as_json)
+        return 0
+
+    raise typer.Exit(_interruptible(go()))
+
+
+def _command(run: str, verb: str, as_json: bool) -> None:
+    async def go() -> None:
+        attached: Run = await Engine().attach(run)
+        answer = await {"pause": attached.pause, "resume": attached.resume, "stop": attached.stop, "checkpoint": attached.checkpoint}[verb]()
+        if as_json:
+            _json({"id": attached.id, "verb": verb, "answer": answer})
+        else:
+            print(f"{attached.id}: {verb} {answer}")
+
+    _run(go())
+
+
+@app.command()
+def pause(run: RunId, as_json: Json = False) -> None:
+    """Ask a run to stand still (between two tokens or two updates); its memory stays allocated."""
+    _command(run, "pause", as_json)
+
+
+@app.command()
+def resume(run: RunId, as_json: Json = False) -> None:
+    """Let a paused run go on, or start a lost, stopped or failed one again from its last checkpoint, to the same bits."""
+    _command(run, "resume", as_json)
+
+
+@app.command()
+def stop(run: RunId, as_json: Json = False) -> None:
+    """Ask a run to write a checkpoint and end; `droid-tune resume RUN` takes it up again."""
+    _command(run, "stop", as_json)
+
+
+@app.command()
+def checkpoint(run: RunId, as_json: Json = False) -> None:
+    """Ask a run for a checkpoint now."""
+    _command(run, "checkpoint", as_json)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Look at this machine: chip, memory, BLAS, packages, and how fast mlx multiplies here (measured)."""
+    facts = hardware.facts()
+    device = hardware.device_facts()
+    if as_json:
+        _json({**facts.as_dict(), "mlx": device})
+    else:
+        _print(screens.doctor(facts, device))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of a config file: every key with its meaning and default."""
+    _json(RunConfig.model_json_schema())
+
+
+@app.command(name="build-demo", hidden=True)
+def build_demo(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder for the model.")],
+    datasets: Annotated[Path | None, typer.Option("--datasets", help="Write the embedded model's data files here.")] = None,
+    steps: Annotated[int, typer.Option("--steps", help="Supervised steps of 64 rows.")] = 2400,
+) -> None:
+    """Make the embedded model again, from random weights, with the product's own supervised training."""
+    if datasets is not None:
+        demo_recipe.write_datasets(datasets)
+    raise typer.Exit(demo_recipe.build(out, steps))

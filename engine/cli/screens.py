@@ -1,0 +1,214 @@
+"""What the command line draws: values to lines of text, nothing else. Every string from outside goes through safe_text."""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from engine.data.validate import DataReport, TokenLengths
+from engine.estimate import Estimate
+from engine.hardware import Hardware
+from engine.methods import Method
+from engine.runs.state import RunState
+from engine.runs.summary import RunSummary
+from engine.safe_text import safe_text
+
+GLYPHS = {
+    "queued": "·",
+    "starting": "…",
+    "running": "●",
+    "pausing": "⏸",
+    "paused": "⏸",
+    "stopping": "■",
+    "stopped": "■",
+    "finished": "✓",
+    "failed": "✕",
+    "stalled": "?",
+    "lost": "?",
+    "damaged": "!",
+}
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A figure, or – where there is none."""
+    return "–" if value is None else f"{value:.{digits}g}"
+
+
+def size(count: float | None) -> str:
+    """Bytes in decimal units."""
+    if count is None:
+        return "–"
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(count) >= scale:
+            return f"{count / scale:.2f} {unit}"
+    return f"{count:.0f} B"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as 12s, 3m 20s or 2h 07m."""
+    if seconds is None:
+        return "–"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}m {rest:02d}s" if minutes < 60 else f"{minutes // 60}h {minutes % 60:02d}m"
+
+
+def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
+    """Columns padded to their widest cell; the columns in `right` are right-aligned."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  ".join(cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+        for row in rows
+    ]
+
+
+def method_row(method: Method) -> dict[str, Any]:
+    """A method for `--json`."""
+    return asdict(method)
+
+
+def methods(rows: Sequence[Method]) -> list[str]:
+    """The method table with the paper's defaults."""
+    lines: list[str] = []
+    for method in rows:
+        lines += [f"{method.id}  {method.title}", f"    {method.summary}"]
+        facts = {"differs": method.differs, "use it": method.when, "source": method.source, "data": ", ".join(method.formats)}
+        if method.objective is not None:
+            facts["defaults"] = ", ".join(f"{key} {value}" for key, value in asdict(method.objective).items() if value is not None)
+        for key, value in facts.items():
+            lines += textwrap.wrap(value, 100, initial_indent=f"    {key:<9}", subsequent_indent=" " * 13)
+        lines.append("")
+    lines.append("start one: droid-tune train CONFIG, with a recipe of the same name to begin from")
+    return lines
+
+
+def report(found: DataReport) -> list[str]:
+    """The data check."""
+    lines = [
+        f"file     {safe_text(found.path)}",
+        f"format   {found.format} for {found.method}",
+        f"rows     {found.rows}, usable {found.usable}",
+    ]
+    if found.prompt_tokens is not None:
+        lines.append(f"prompt   {_lengths(found.prompt_tokens)}")
+    if found.completion_tokens is not None:
+        lines.append(f"target   {_lengths(found.completion_tokens)}")
+    if found.duplicates:
+        lines.append(f"repeats  {found.duplicates} rows repeat an earlier one: lines {_numbers(found.duplicate_lines)}")
+    for problem in found.problems:
+        field = f" field {safe_text(problem.field)}" if problem.field else ""
+        lines.append(f"{problem.count:>7} x {problem.kind}: {safe_text(problem.reason)} (lines {_numbers(problem.lines)}{field})")
+        lines.append(f"          {safe_text(problem.remedy)}")
+    return [*lines, f"verdict  {found.verdict}"]
+
+
+def _lengths(found: TokenLengths) -> str:
+    return (
+        f"{found.min} to {found.max} tokens, median {found.median:g}, 95% within {found.p95}; "
+        f"{found.over_limit} over the limit of {found.limit}"
+    )
+
+
+def _numbers(lines: Sequence[int]) -> str:
+    return ", ".join(map(str, lines))
+
+
+def estimate(found: Estimate) -> list[str]:
+    """The memory plan: every part in bytes, the peak of each phase, what was assumed."""
+    rows: list[list[str]] = []
+
+    def add(prefix: str, values: Mapping[str, Any]) -> None:
+        for key, value in values.items():
+            if isinstance(value, Mapping):
+                add(f"{prefix}{key}.", value)
+            elif key.endswith("_bytes") or prefix.startswith("bytes"):
+                rows.append([f"{prefix}{key}".removesuffix("_bytes").replace("_", " "), size(value)])
+            elif not isinstance(value, list | tuple) and value is not None:
+                rows.append([f"{prefix}{key}".replace("_", " "), str(value)])
+
+    tree = found.as_dict()
+    add("", tree)
+    return [*table(rows, right=(1,)), "", *(f"assumed  {line}" for line in found.assumptions)]
+
+
+def runs(rows: Sequence[RunSummary]) -> list[str]:
+    """The list of runs, or what to do when there is none."""
+    if not rows:
+        return ["no runs yet", "", "droid-tune demo           watch the embedded model learn to think (offline)", "droid-tune train CONFIG   start your own"]
+    head = ["", "state", "run", "method", "model", "step", "reward", "held-out", "age"]
+    body = [
+        [
+            GLYPHS.get(row.state, " "),
+            row.state,
+            safe_text(row.id),
+            row.method,
+            safe_text(Path(row.model).name),
+            f"{row.step}/{row.steps}" if row.steps else "–",
+            number(row.reward),
+            number(row.held_out),
+            duration(time.time() - row.created) if row.created else "–",
+        ]
+        for row in rows
+    ]
+    lines = table([head, *body], right=(5, 6, 7, 8))
+    lines += [f"! {safe_text(row.id)}: {safe_text(row.damaged)}" for row in rows if row.damaged]
+    lines += [f"? {row.id}: its worker is gone; droid-tune resume {row.id} goes on from the last checkpoint" for row in rows if row.state == "lost"]
+    return lines
+
+
+def status(state: RunState, folder: Path) -> list[str]:
+    """One run in a page."""
+    lines = [headline(state), f"folder    {folder}"]
+    if state.phase is not None and not state.ended:
+        lines.append(f"phase     {state.phase.name}, {duration(time.time() - state.phase.t)} in it")
+    lines.append(f"speed     {number(state.step_seconds())} s a step, {duration(state.eta_seconds())} to go")
+    lines += [f"{name:<9} {number(entry.last, 4)} at step {entry.steps[-1]}" for name, entry in state.series.items() if "." not in name]
+    held = state.held_out.get("reward") or state.held_out.get("loss")
+    if held:
+        lines.append(f"held-out  {number(held.values[0])} at step {held.steps[0]}, {number(held.last)} at step {held.steps[-1]}, best at step {state.best_step}")
+    if state.checkpoint is not None:
+        lines.append(f"saved     {state.checkpoint.path} ({state.checkpoint.reason})")
+    lines += [f"⚠ step {w.step}: {safe_text(w.message)} ({safe_text(w.remedy)})" for w in state.warnings[-5:]]
+    return lines + ending(state)
+
+
+def headline(state: RunState) -> str:
+    """Run, method, model, state and step in one line."""
+    model = Path(state.model).name if state.model else "–"
+    shown = f"{GLYPHS.get(state.state, ' ')} {state.state}"
+    return f"{safe_text(state.id or '–')}  {state.method}  {safe_text(model)}  {shown}  step {state.step}/{state.steps}"
+
+
+def ending(state: RunState) -> list[str]:
+    """How a run ended: base against tuned and the command that uses the result, or the error and its remedy."""
+    if state.failure is not None and state.state == "failed":
+        return [f"✕ {safe_text(str(state.failure.get('error')))}", f"  {safe_text(str(state.failure.get('remedy')))}"]
+    if state.result is None:
+        return []
+    found = state.result
+    what = "loss" if state.method == "sft" else "reward"
+    interval = f"95% interval {number(found.get('low'))} to {number(found.get('high'))}, " if found.get("low") is not None else ""
+    return [
+        f"held-out {what}: base {number(found.get('base'))}, tuned {number(found.get('tuned'))} "
+        f"(difference {number(found.get('difference'))}, {interval}{found.get('n')} prompts; best at step {found.get('tuned_step')})",
+        f"adapter  {safe_text(str(found.get('adapter')))}",
+        f"use it   {safe_text(str(found.get('command')))}",
+    ]
+
+
+def doctor(facts: Hardware, device: Mapping[str, Any]) -> list[str]:
+    """The machine, what mlx makes of it, and what is amiss."""
+    rows = []
+    for key, value in facts.as_dict().items():
+        if key == "warnings" or value is None:
+            continue
+        shown = size(value) if key.endswith("_bytes") else ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        rows.append([key.removesuffix("_bytes").replace("_", " "), shown])
+    rows += [[f"mlx {key.replace('_', ' ')}", number(value) if isinstance(value, float) else str(value)] for key, value in device.items() if value is not None]
+    return [*table(rows), *(f"⚠ {line}" for line in facts.warnings)]

@@ -1,0 +1,148 @@
+"""Loads a data file: finds its format, turns every row into an example or a problem, and splits off held-out rows.
+
+Formats: `prompt+answer`, `gsm8k` (question+answer), `messages`, `prompt+completion`. Files: .jsonl. Reading a line is in
+rows.py, the meaning of its fields in examples.py; the names that other rooms use are all importable from here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from engine.data.examples import FORMATS, Kind, check_format, detect, remap, to_example
+from engine.data.rows import BROKEN_FILE, Problem, Row, file_sha256, read_rows
+from engine.errors import InputError
+from engine.types import Example
+
+__all__ = [
+    "FORMATS", "DataSet", "Kind", "Problem", "Row", "detect", "detect_file", "load", "read_rows", "remap", "scan",
+    "split_held_out", "to_example",
+]  # fmt: skip
+
+_DETECT_ROWS = 200
+_SHOWN_PROBLEMS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """A file's usable rows as examples, in file order, beside the rows that cannot be used."""
+
+    path: Path
+    format: str
+    examples: tuple[Example, ...]
+    problems: tuple[Problem, ...]
+    sha256: str  # of the file's bytes, hex
+    rows: int  # non-blank lines; len(examples) + len(problems)
+
+
+def detect_file(path: Path, columns: Mapping[str, str] | None = None) -> str | None:
+    """The format that most of the first 200 rows have, after renaming `columns`; None where no row has one.
+
+    Of equally frequent formats the one that comes first in the file. Raises InputError as read_rows does.
+    """
+    rows = (row for row in read_rows(path) if isinstance(row, Row))
+    found = Counter(detect(remap(row, columns or {}).fields) for row in islice(rows, _DETECT_ROWS))
+    del found[None]
+    return found.most_common(1)[0][0] if found else None
+
+
+def scan(
+    path: Path, *, kind: Kind, format: str = "auto", columns: Mapping[str, str] | None = None, system: str | None = None
+) -> DataSet:
+    """Every row as an example or a problem; a damaged line is a problem, too. `format` is "unknown" where none fits.
+
+    InputError for a file that cannot be read or has no rows, an unknown format, and a name in `columns` that no row has.
+    """
+    columns = columns or {}
+    if format != "auto":
+        check_format(format)
+    chosen = (detect_file(path, columns) or "unknown") if format == "auto" else format
+    examples: list[Example] = []
+    problems: list[Problem] = []
+    named: set[str] = set()  # every field name of the file
+    for row in read_rows(path):
+        result: Example | Problem
+        if isinstance(row, Row):
+            named.update(row.fields)
+            result = _convert(remap(row, columns), chosen, kind, system, detected=format == "auto")
+        else:
+            result = row
+        if isinstance(result, Example):
+            examples.append(result)
+        else:
+            problems.append(result)
+    if not examples and not problems:
+        raise InputError("the file has only blank lines", where=str(path), remedy="give at least one row")
+    for ours, theirs in columns.items():
+        if named and theirs not in named:
+            remedy = f"the file has: {', '.join(sorted(named))}"
+            raise InputError(f"no row has the field {theirs!r}", where=f"{path}: columns.{ours}", remedy=remedy)
+    return DataSet(path, chosen, tuple(examples), tuple(problems), file_sha256(path), len(examples) + len(problems))
+
+
+def load(
+    path: Path, *, kind: Kind, format: str = "auto", columns: Mapping[str, str] | None = None, system: str | None = None
+) -> DataSet:
+    """The file's examples for a run. Rows that cannot be used are in `problems`, so that the run can say how many it skips.
+
+    InputError as scan raises it, for a line that is not JSON or not UTF-8 (the file is damaged) and where no row is usable.
+    """
+    data = scan(path, kind=kind, format=format, columns=columns, system=system)
+    for problem in data.problems:
+        if problem.kind in BROKEN_FILE:
+            raise InputError(problem.reason, where=f"{path}:{problem.line}", remedy=problem.remedy)
+    if not data.examples:
+        shown = "; ".join(f"line {p.line}: {p.reason}" for p in data.problems[:_SHOWN_PROBLEMS])
+        raise InputError(f"none of its {data.rows} rows can be used: {shown}", where=str(path), remedy=data.problems[0].remedy)
+    return data
+
+
+def _convert(row: Row, format: str, kind: Kind, system: str | None, *, detected: bool) -> Example | Problem:
+    """to_example, but a row that does not fit the detected format says which one it has instead."""
+    own = detect(row.fields)
+    if format == "unknown":
+        known = "; ".join("+".join(needed) for needed in FORMATS.values())
+        reason = f"no format is known for the fields: {', '.join(row.fields) or 'none'}"
+        return Problem(row.line, "no-format", "", reason, f"set columns so that they become one of: {known}")
+    fits = all(row.fields.get(field) is not None for field in FORMATS[format])
+    if detected and own is not None and not fits:
+        return Problem(row.line, "other-format", "", f"this row is {own}, but most rows are {format}", "keep one format per file")
+    return to_example(row, format, kind, system)
+
+
+def split_held_out(
+    examples: Sequence[Example], valid_examples: Sequence[Example] | None, rows: int, seed: int
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """(train, held_out), both in file order; the same arguments give the same split everywhere.
+
+    With a valid file: all examples, and at most `rows` of the valid ones. Without: at most `rows` and at most a fifth of
+    the data is held out, but at least one row of two or more. Rows with the same prompt stay on one side, unless every
+    set of equal prompts is larger than the part to hold out.
+    """
+    if valid_examples is not None:
+        kept = sorted(_shuffled(range(len(valid_examples)), seed)[:rows])
+        return tuple(examples), tuple(valid_examples[index] for index in kept)
+    if len(examples) < 2:
+        return tuple(examples), ()
+    limit = max(1, min(rows, len(examples) // 5))
+    same_prompt: dict[object, list[int]] = {}
+    for index, example in enumerate(examples):
+        same_prompt.setdefault(example.messages, []).append(index)
+    groups = {indices[0]: indices for indices in same_prompt.values()}
+    held: set[int] = set()
+    for first in _shuffled(groups, seed):
+        if len(held) + len(groups[first]) <= limit:
+            held.update(groups[first])
+    if not held:
+        held.update(_shuffled(range(len(examples)), seed)[:limit])
+    train = tuple(example for index, example in enumerate(examples) if index not in held)
+    return train, tuple(example for index, example in enumerate(examples) if index in held)
+
+
+def _shuffled(indices: range | Mapping[int, object], seed: int) -> list[int]:
+    """The indices ordered by a hash of (seed, index): no generator whose algorithm could change between versions."""
+    return sorted(indices, key=lambda index: hashlib.sha256(f"held-out:{seed}:{index}".encode()).digest())

@@ -1,0 +1,160 @@
+"""Renders chats and counts tokens as transformers does, from tokenizer.json and the model's Jinja chat template alone.
+
+Templates come from strangers: they run in Jinja's immutable sandbox and see plain strings, lists and dicts only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+import jinja2.parser
+import jinja2.sandbox
+from tokenizers import Tokenizer
+
+from engine.errors import InputError
+from engine.types import Message
+
+
+class ChatTokenizer:
+    """Tokenizer and chat template of a model folder.
+
+    The template is chat_template.jinja, else `chat_template` in tokenizer_config.json (of several the one called
+    default). A folder without one gives plain concatenation: the turns' contents, one after the other, with neither
+    roles nor anything between them. InputError for a folder without a readable tokenizer.json or with a broken template.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._tokenizer = _read_tokenizer(folder)
+        config = _read_json(folder / "tokenizer_config.json")
+        self._special = _special_tokens({**_read_json(folder / "special_tokens_map.json"), **config})
+        source = _template_source(folder, config)
+        self._template = None if source is None else _compile(source, folder)
+
+    @property
+    def has_template(self) -> bool:
+        """Whether the folder has a chat template."""
+        return self._template is not None
+
+    def render(self, messages: Sequence[Message], add_generation_prompt: bool, **variables: Any) -> str:
+        """The chat as text, ending in the assistant's header where `add_generation_prompt`.
+
+        `variables` are further names that the template may ask for, such as enable_thinking. InputError where the
+        template refuses the chat (some allow no system turn).
+        """
+        if self._template is None:
+            return "".join(message.content for message in messages)
+        turns = [{"role": message.role, "content": message.content} for message in messages]
+        names = {**self._special, **variables, "add_generation_prompt": add_generation_prompt, "tools": None, "documents": None}
+        try:
+            return self._template.render(messages=turns, **names)
+        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+            what = f"the chat template refuses the messages: {error}"
+            raise InputError(what, where=str(self.folder), remedy="change the turns to what the model allows") from error
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; special tokens that are written in it are recognised, none are added."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+
+def _read_tokenizer(folder: Path) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise InputError("no tokenizer.json", where=str(folder), remedy="give a model's folder")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing narrower
+        raise InputError(f"cannot be read as a tokenizer: {error}", where=str(path), remedy="fetch the model again") from error
+    tokenizer.no_truncation()  # a limit or padding saved with the tokenizer would change the counts
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in `path`; {} where there is no such file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot be read as JSON: {error}", where=str(path), remedy="fetch the model again") from error
+    if not isinstance(value, dict):
+        raise InputError("is not a JSON object", where=str(path), remedy="fetch the model again")
+    return value
+
+
+def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
+    """bos_token, eos_token and the like, which templates name. A token is a string, or an object with its content."""
+    tokens: dict[str, str] = {}
+    for name, value in config.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if name.endswith("_token") and isinstance(text, str):
+            tokens[name] = text
+    return tokens
+
+
+def _template_source(folder: Path, config: dict[str, Any]) -> str | None:
+    path = folder / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    source = config.get("chat_template")
+    if isinstance(source, list):
+        named = {entry["name"]: entry["template"] for entry in source}
+        if "default" not in named:
+            what = f"has the chat templates {', '.join(named)}, but none called default"
+            remedy = "write the wanted one to chat_template.jinja"
+            raise InputError(what, where=str(folder / "tokenizer_config.json"), remedy=remedy)
+        source = named["default"]
+    if source is not None and not isinstance(source, str):
+        raise InputError("chat_template is not text", where=str(folder / "tokenizer_config.json"), remedy="fetch the model again")
+    return source
+
+
+class _Generation(jinja2.ext.Extension):
+    """{% generation %} ... {% endgeneration %} marks what an assistant wrote; for the text it is no more than its body."""
+
+    tags = {"generation"}  # noqa: RUF012  # jinja2 declares it on the instance
+
+    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def _compile(source: str, folder: Path) -> jinja2.Template:
+    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    try:
+        return environment.from_string(source)
+    except jinja2.TemplateSyntaxError as error:
+        what = f"the chat template has an error in line {error.lineno}: {error.message}"
+        raise InputError(what, where=str(folder), remedy="fetch the model again") from error
+
+
+def _raise_exception(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(format: str) -> str:
+    return datetime.now().strftime(format)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Jinja's own filter escapes HTML, which no model was trained on."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

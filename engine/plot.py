@@ -1,0 +1,238 @@
+"""Text charts: numbers to lines of characters, nothing else. No colour, no cursor, no terminal is touched.
+
+Every point is drawn: a column of dots spans the lowest to the highest value that falls into it, so a spike of one step
+among thousands stays visible. The first series is a line of dots; further ones are unjoined marks (`o`, `x`, ...), so
+that series can be told apart without colour and none hides another. What was left out: log axes and smoothing, which
+are the caller's to apply to the numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich.cells import cell_len, set_cell_size
+
+Glyphs = Literal["braille", "block", "ascii"]
+Series = tuple[Sequence[float], Sequence[float], str]
+Point = tuple[float, float] | None  # None: a gap
+
+MARKS = "ox+#%@"  # of the second and further series
+
+
+@dataclass(frozen=True)
+class _GlyphSet:
+    """How a cell is divided into dots, what a set of dots looks like, and the lines of the axes."""
+
+    across: int  # dots of a cell
+    down: int
+    bit: tuple[tuple[int, ...], ...]  # [down][across], the bit of each dot
+    cells: str  # the character of each sum of bits
+    tick: str
+    left: str
+    corner: str
+    bottom: str
+    bottom_tick: str
+    levels: str  # of a sparkline, low to high
+
+
+_SETS: dict[Glyphs, _GlyphSet] = {
+    # Unicode numbers a braille cell's dots 1 2 3 / 4 5 6 down its columns and 7 8 below them.
+    "braille": _GlyphSet(
+        2, 4, ((1, 8), (2, 16), (4, 32), (64, 128)), " " + "".join(map(chr, range(0x2801, 0x2900))),
+        "┤", "│", "└", "─", "┬", "⡀⡄⡆⡇",
+    ),
+    "block": _GlyphSet(2, 2, ((1, 2), (4, 8)), " ▘▝▀▖▌▞▛▗▚▐▜▄▙▟█", "┤", "│", "└", "─", "┬", "▁▂▃▄▅▆▇█"),
+    "ascii": _GlyphSet(1, 2, ((1,), (2,)), " '.:", "+", "|", "+", "-", "+", "_.-=+*#"),
+}
+
+
+def plot(
+    series: Sequence[Series],
+    width: int,
+    height: int,
+    *,
+    glyphs: Glyphs = "braille",
+    y_min: float | None = None,
+    y_max: float | None = None,
+) -> list[str]:
+    """A chart of (x, y, label) series: exactly `height` lines of at most `width` cells.
+
+    x ascends within a series. NaN and infinite values are gaps and have no say in the bounds. `y_min` and `y_max` fix a
+    bound; values beyond it are drawn on the edge. Where there is no room, the legend goes first, then the x axis, then
+    the y axis. Raises ValueError where x and y of a series differ in length.
+    """
+    if width < 1 or height < 1:
+        return [""] * max(height, 0)
+    style = _SETS[glyphs]
+    points = [_points(x, y, label) for x, y, label in series]
+    finite = [point for line in points for point in line if point is not None]
+    if not finite:
+        blank = [""] * height
+        blank[height // 2] = "no data"[:width].center(width).rstrip()
+        return blank
+    has_legend = height >= 6 and any(label for _, _, label in series)
+    has_x_axis = height >= 4
+    rows = height - has_legend - 2 * has_x_axis
+    low, high, step = _bounds([y for _, y in finite], max(2, rows // 3), y_min, y_max)
+    names = {_row(tick, low, high, rows, style.down) // style.down: _number(tick, step) for tick in _ticks(low, high, step)}
+    gutter = max(map(len, names.values()), default=0) + 1
+    if width < gutter + 8:
+        gutter, names = 0, {}
+    columns = width - gutter
+    left, right = min(x for x, _ in finite), max(x for x, _ in finite)
+    canvas = [[0] * columns for _ in range(rows)]
+    marks: dict[tuple[int, int], str] = {}
+    for index, line in enumerate(points):
+        mark = MARKS[(index - 1) % len(MARKS)] if index else ""
+        across, down = (1, 1) if mark else (style.across, style.down)
+        for column, row in _dots(line, (left, right), (low, high), columns * across, rows * down, joins=not mark):
+            if mark:
+                marks[row, column] = mark
+            else:
+                canvas[row // down][column // across] |= style.bit[row % down][column % across]
+    lines = [_legend(series, style, width)] if has_legend else []
+    for row in range(rows):
+        axis = (names.get(row, "").rjust(gutter - 1) + (style.tick if row in names else style.left)) if gutter else ""
+        lines.append(axis + "".join(marks.get((row, column), style.cells[bits]) for column, bits in enumerate(canvas[row])))
+    if has_x_axis:
+        lines += _x_axis(left, right, gutter, columns, style)
+    return [line.rstrip() for line in lines]
+
+
+def sparkline(values: Sequence[float], width: int, glyphs: Glyphs = "block") -> str:
+    """One line of at most `width` characters, low to high. NaN and infinite values are blanks.
+
+    Where several values share a character it shows the one that is furthest from the mean of all.
+    """
+    levels = _SETS[glyphs].levels
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite or width < 1:
+        return " " * min(len(values), max(width, 0))
+    mean, low, high = math.fsum(finite) / len(finite), min(finite), max(finite)
+    count = min(width, len(values))
+    text = ""
+    for column in range(count):
+        bucket = values[column * len(values) // count : (column + 1) * len(values) // count]
+        shown = [value for value in bucket if math.isfinite(value)]
+        if not shown:
+            text += " "
+            continue
+        value = max(shown, key=lambda item: abs(item - mean))
+        text += levels[round((value - low) / (high - low) * (len(levels) - 1))] if high > low else levels[0]
+    return text
+
+
+def _points(x: Sequence[float], y: Sequence[float], label: str) -> list[Point]:
+    if len(x) != len(y):
+        raise ValueError(f"series {label!r}: {len(x)} x but {len(y)} y")
+    return [(a, b) if math.isfinite(a) and math.isfinite(b) else None for a, b in zip(x, y, strict=True)]
+
+
+def _bounds(values: Sequence[float], wanted: int, y_min: float | None, y_max: float | None) -> tuple[float, float, float]:
+    """Lower bound, upper bound and distance of ticks; a bound that is not fixed is moved out to a tick."""
+    low = min(values) if y_min is None else y_min
+    high = max(values) if y_max is None else y_max
+    if high <= low:  # one value, or fixed bounds that leave nothing: make room of a tenth of the value around it
+        room = abs(low) / 10 or 1.0
+        low, high = (low - room if y_min is None else low), (low + room if y_max is None or y_max <= low else high)
+    step = _nice((high - low) / wanted)
+    if y_min is None:
+        low = math.floor(low / step + 1e-9) * step
+    if y_max is None:
+        high = math.ceil(high / step - 1e-9) * step
+    return low, high, step
+
+
+def _nice(step: float) -> float:
+    """The smallest of 1, 2, 5, 10 times a power of ten that is no less than `step`."""
+    power = 10.0 ** math.floor(math.log10(step))
+    return next((factor * power for factor in (1, 2, 5) if factor * power >= step * (1 - 1e-9)), 10 * power)
+
+
+def _ticks(low: float, high: float, step: float) -> list[float]:
+    """Multiples of `step` from low to high, both included."""
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [index * step for index in range(first, last + 1)]
+
+
+def _number(value: float, step: float) -> str:
+    """A tick's label, with the decimals that tell it from its neighbours."""
+    decimals = max(0, -math.floor(math.log10(step) + 1e-9))
+    if decimals <= 3 and abs(value) < 1e6:
+        return f"{value:.{decimals}f}" if value else "0"
+    digits = max(0, math.floor(math.log10(abs(value) / step) + 1e-9)) if value else 0
+    return f"{value:.{digits}e}".replace("e-0", "e-").replace("e+0", "e") if value else "0"
+
+
+def _row(y: float, low: float, high: float, rows: int, down: int = 1) -> int:
+    """The row of dots of `y`, 0 at the top; values beyond a bound lie on the edge."""
+    share = min(1.0, max(0.0, (high - y) / (high - low)))
+    return round(share * (rows * down - 1))
+
+
+def _dots(
+    line: Iterable[Point], x_bounds: tuple[float, float], y_bounds: tuple[float, float], columns: int, rows: int, *, joins: bool
+) -> Iterable[tuple[int, int]]:
+    """(column, row) of every dot of one series: each column's whole span and, where it `joins`, lines from column to column."""
+    left, right = x_bounds
+    spread = (right - left) or 1.0
+    here, lowest, highest, last = -1, 0, 0, 0  # the column being gathered
+    joined = False  # whether the next point continues the last one
+    for point in line:
+        if point is None:
+            joined = False
+            continue
+        column = round((point[0] - left) / spread * (columns - 1))
+        row = _row(point[1], *y_bounds, rows)
+        if column == here:
+            lowest, highest = min(lowest, row), max(highest, row)
+        else:
+            if here >= 0:
+                yield from ((here, each) for each in range(lowest, highest + 1))
+                if joins and joined:
+                    yield from _line(here, last, column, row)
+            here, lowest, highest = column, row, row
+        last, joined = row, True
+    yield from ((here, each) for each in range(lowest, highest + 1) if here >= 0)
+
+
+def _line(column: int, row: int, to_column: int, to_row: int) -> Iterable[tuple[int, int]]:
+    """The dots of a straight line, without steps wider than one dot."""
+    length = max(abs(to_column - column), abs(to_row - row))
+    for index in range(length + 1):
+        yield column + round(index / length * (to_column - column)), row + round(index / length * (to_row - row))
+
+
+def _x_axis(left: float, right: float, gutter: int, columns: int, style: _GlyphSet) -> list[str]:
+    """The line below the chart and its labels, centred on their ticks; labels that would touch are left out."""
+    line = [style.bottom] * columns
+    labels = [" "] * (gutter + columns)
+    step = _nice((right - left) / max(1, columns // 10)) if right > left else 1.0
+    if all(float(value).is_integer() for value in (left, right)):
+        step = max(1.0, step)
+    end = 0
+    for tick in _ticks(left, right, step) if right > left else [left]:
+        column = round((tick - left) / ((right - left) or 1.0) * (columns - 1))
+        text = _number(tick, step)
+        start = max(0, min(gutter + column - len(text) // 2, gutter + columns - len(text)))
+        if start < end or start + len(text) > len(labels):
+            continue
+        line[column] = style.bottom_tick
+        labels[start : start + len(text)] = text
+        end = start + len(text) + 1
+    return [(" " * (gutter - 1) + style.corner if gutter else "") + "".join(line), "".join(labels)]
+
+
+def _legend(series: Sequence[Series], style: _GlyphSet, width: int) -> str:
+    """What each series is drawn with and its last value. A label is someone's text: control characters are shown as `?`."""
+    parts = []
+    for index, (_, y, label) in enumerate(series):
+        mark = MARKS[(index - 1) % len(MARKS)] if index else style.cells[-1] if style.across == 1 else style.bottom
+        last = next((value for value in reversed(y) if math.isfinite(value)), None)
+        name = "".join(character if character.isprintable() else "?" for character in label)
+        parts.append(f"{mark} {name}" + ("" if last is None else f" {last:.4g}"))
+    text = "   ".join(parts)
+    return set_cell_size(text, width) if cell_len(text) > width else text

@@ -1,0 +1,63 @@
+"""Finds the answer in a completion and compares it with a reference, as text or as a number.
+
+Left out: algebra, units, mixed numbers (1 3/4) and numbers in words. A user's own reward function can judge those.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from fractions import Fraction
+
+_ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
+_FRAC = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
+_DIGITS = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+# A minus after a digit, a letter or a bracket subtracts; elsewhere it is a sign. Digits inside a word (H2O) are no number.
+_NUMBER = re.compile(
+    rf"""(?P<sign>(?<![\w)\]])[-+])?[$€£]?
+         (?<![A-Za-z_\d])(?<!\d[eE][-+])(?P<number>(?>{_DIGITS})(?>(?:[eE][-+]?\d{{1,3}})?))(?!\d|[eE][-+]?\d)
+         (?:\s*/\s*(?P<denominator>{_DIGITS}))?""",
+    re.VERBOSE,
+)
+_MAX_CHARACTERS = 1000  # a longer number is no answer, and Python refuses to convert thousands of digits
+
+
+def extract_answer(text: str) -> str:
+    """What is in the last <answer>...</answer>; without one what follows the last </think>; else the whole text. Stripped."""
+    pairs = _ANSWER.findall(text)
+    return str(pairs[-1] if pairs else text.rpartition("</think>")[2]).strip()
+
+
+def normalise(text: str) -> str:
+    """The text without differences of case, of white space and of a period at the end."""
+    return " ".join(text.casefold().split()).removesuffix(".").rstrip()
+
+
+def same_text(completion: str, reference: str) -> bool:
+    """Whether the completion's answer is the reference's, both extracted and normalised."""
+    return normalise(extract_answer(completion)) == normalise(extract_answer(reference))
+
+
+def last_number(text: str) -> Fraction | None:
+    """The exact value of the last number in `text`: -1,234.5, $3, 3/4, \\frac{3}{4}, 2e-3; None where there is none.
+
+    A percent sign is a unit like any other: 50% is 50. A division by zero has no value.
+    """
+    plain = _FRAC.sub(r"\1/\2", text.replace("\N{MINUS SIGN}", "-"))
+    found = deque(_NUMBER.finditer(plain), maxlen=1)
+    if not found or len(found[0][0]) > _MAX_CHARACTERS:
+        return None
+    last = found[0]
+    value = Fraction(last["number"].replace(",", ""))
+    if last["denominator"]:
+        denominator = Fraction(last["denominator"].replace(",", ""))
+        if denominator == 0:
+            return None
+        value /= denominator
+    return -value if last["sign"] == "-" else value
+
+
+def same_number(completion: str, reference: str) -> bool | None:
+    """Whether the last number of the completion's answer equals the reference's; None where the reference has none."""
+    expected = last_number(extract_answer(reference))
+    return None if expected is None else last_number(extract_answer(completion)) == expected

@@ -1,0 +1,246 @@
+"""Runs reward functions in a process of their own: a crash, a hang or a stray print there cannot harm the training process.
+
+Plain blocking calls, for one thread. What the child does is in __main__.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from engine.config import RewardConfig
+from engine.errors import InputError
+
+START_SECONDS = 120.0  # importing a user's file may load large libraries
+_CLOSE_SECONDS = 2.0
+_FOREVER_SECONDS = 1.0e6  # a timeout of .inf; no clock call takes that
+_CHUNK_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class RewardError:
+    """One reward's failure in one call of score."""
+
+    name: str
+    rows: tuple[int, ...]  # indices of the completions that it failed for
+    message: str
+    traceback: str  # of the user's code; empty where nothing was raised
+    all_rows: bool  # no completion got a value from this reward: the function itself is broken
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What the rewards said of the completions; index i belongs to completions[i]."""
+
+    parts: list[dict[str, float | None]]  # by reward name; None = not applicable or failed
+    failed: list[bool]  # some reward failed for this completion
+    errors: list[RewardError] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)  # by reward name, of the call itself
+
+
+class _Late(Exception):
+    """The child did not answer in time."""
+
+
+class _Gone(Exception):
+    """The child ended by itself."""
+
+
+class RewardProcess:
+    """The rewards of a run, in a child process that never outlives this one.
+
+    `start` first, or use it as a context manager. `columns` says after start which columns each reward needs.
+    """
+
+    def __init__(self, specs: Sequence[RewardConfig], *, start_seconds: float = START_SECONDS) -> None:
+        self._specs = tuple(specs)
+        self._start_seconds = start_seconds
+        self._child: subprocess.Popen[bytes] | None = None
+        self._ready = False
+        self._unread = b""
+        self.columns: dict[str, tuple[str, ...]] = {}
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, None where none runs."""
+        return None if self._child is None else self._child.pid
+
+    def start(self) -> None:
+        """Spawn the child and wait until every reward is imported. InputError where one cannot be."""
+        if self._child is None:
+            self._spawn()
+        if self._ready:
+            return
+        try:
+            reply = self._receive(time.monotonic() + self._start_seconds)
+        except _Late:
+            self._kill()
+            what = f"the reward functions were not imported within {self._start_seconds:g} s"
+            remedy = "do slow work inside the function, not while the file is imported"
+            raise InputError(what, where=self._files(), remedy=remedy) from None
+        except _Gone:
+            code = self._kill()
+            what = f"the reward process ended while it was importing ({_exit(code)})"
+            raise InputError(what, where=self._files(), remedy="its own output, above or in the log, says why") from None
+        if reply["op"] == "error":
+            self._kill()
+            raise InputError(reply["error"], where=reply["where"], remedy=reply["remedy"])
+        self.columns = {name: tuple(needed) for name, needed in reply["columns"].items()}
+        self._ready = True
+
+    def score(self, prompts: list[str], completions: list[str], columns: dict[str, list[Any]]) -> Scores:
+        """Every reward's value for every completion. prompts, completions and each column have one entry per completion.
+
+        A call that raises, returns the wrong number of values or takes longer than its `timeout` seconds fails for all
+        completions, a NaN, inf or non-number for its own; either is in `errors` and `failed`, and the other rewards'
+        values stand. After a time-out or a crash a new child takes over. InputError where it can no longer be started.
+        """
+        for name, values in {"prompts": prompts, **columns}.items():
+            if len(values) != len(completions):
+                raise ValueError(f"{name}: {len(values)} entries for {len(completions)} completions")
+        scores = Scores([{} for _ in completions], [False] * len(completions))
+        if not completions:
+            return scores
+        batch = _line({"op": "batch", "prompts": prompts, "completions": completions, "columns": columns})
+        sent_to = None
+        for index, spec in enumerate(self._specs):
+            self.start()
+            started = time.monotonic()
+            limit = min(spec.timeout, _FOREVER_SECONDS)
+            request = _line({"op": "call", "reward": index, "limit": limit})
+            try:
+                self._send(request if sent_to is self._child else batch + request, started + limit)
+                sent_to = self._child
+                reply = self._receive(started + limit)
+            except _Late:
+                self._respawn()
+                reply = {"error": f"took longer than its timeout of {spec.timeout:g} s", "seconds": time.monotonic() - started}
+            except _Gone:
+                code = self._respawn()
+                reply = {"error": f"its process ended ({_exit(code)})", "seconds": time.monotonic() - started}
+            _record(scores, spec.name, reply)
+        return scores
+
+    def close(self) -> None:
+        """End the child and wait for its end. Harmless when there is none."""
+        if self._child is None:
+            return
+        assert self._child.stdin is not None
+        self._child.stdin.close()  # the child ends when its stdin does
+        with suppress(subprocess.TimeoutExpired):  # when user code blocks the interpreter; _kill ends that
+            self._child.wait(_CLOSE_SECONDS)
+        self._kill()
+
+    def _spawn(self) -> None:
+        # The module search path must not hold the current folder (-P): an engine/ or datasets/ there is the user's own.
+        command = [sys.executable, "-P", "-m", "engine.rewards"]
+        self._child = subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=True)
+        assert self._child.stdin is not None
+        os.set_blocking(self._child.stdin.fileno(), False)
+        self._ready, self._unread = False, b""
+        load = {"op": "load", "limit": self._start_seconds, "rewards": [{"name": s.name, "file": s.file} for s in self._specs]}
+        with suppress(_Late, _Gone):  # start, which waits for the answer, finds the same and says why
+            self._send(_line(load), time.monotonic() + self._start_seconds)
+
+    def _respawn(self) -> int:
+        """Kill the child and spawn the next, which imports while this process goes on. Gives the old one's exit code."""
+        code = self._kill()
+        self._spawn()
+        return code
+
+    def _kill(self) -> int:
+        child, self._child, self._ready = self._child, None, False
+        assert child is not None and child.stdin is not None and child.stdout is not None
+        child.kill()  # changes nothing for one that has ended: its own exit code stays
+        child.stdin.close()
+        child.stdout.close()
+        return child.wait()
+
+    def _files(self) -> str:
+        return ", ".join(dict.fromkeys(spec.file or spec.name for spec in self._specs))
+
+    def _send(self, data: bytes, deadline: float) -> None:
+        assert self._child is not None and self._child.stdin is not None
+        left, pipe = memoryview(data), self._child.stdin.fileno()
+        while left:
+            if not select.select([], [pipe], [], max(0.0, deadline - time.monotonic()))[1]:
+                raise _Late
+            try:
+                left = left[os.write(pipe, left[:_CHUNK_BYTES]) :]
+            except BrokenPipeError:
+                raise _Gone from None
+            except BlockingIOError:
+                continue  # room for less than one atomic write; wait for more
+
+    def _receive(self, deadline: float) -> dict[str, Any]:
+        assert self._child is not None and self._child.stdout is not None
+        pipe, pieces = self._child.stdout.fileno(), [self._unread]
+        while b"\n" not in pieces[-1]:
+            if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise _Late
+            piece = os.read(pipe, _CHUNK_BYTES)
+            if not piece:
+                raise _Gone
+            pieces.append(piece)
+        line, _, self._unread = b"".join(pieces).partition(b"\n")
+        reply: dict[str, Any] = json.loads(line)
+        return reply
+
+
+def check(specs: Sequence[RewardConfig], columns: Collection[str] | None = None) -> None:
+    """InputError unless every reward can be imported and, where `columns` lists the data's, has the columns it needs.
+
+    Imports users' files in a child that is gone when this returns.
+    """
+    with RewardProcess(specs) as process:
+        for name, needed in process.columns.items():
+            missing = [column for column in needed if columns is not None and column not in columns]
+            if missing:
+                has = ", ".join(sorted(columns or ()))
+                what = f"the reward {name!r} needs the column {missing[0]!r}, which the data does not have"
+                raise InputError(what, where="rewards", remedy=f"rename one with data.columns; the data has: {has or 'none'}")
+
+
+def _record(scores: Scores, name: str, reply: dict[str, Any]) -> None:
+    """Enter one reward's reply into `scores`."""
+    rows = len(scores.parts)
+    scores.seconds[name] = reply["seconds"]
+    if "error" in reply:
+        failures = {reply["error"]: list(range(rows))}
+        values: list[float | None] = [None] * rows
+    else:
+        values = reply["values"]
+        failures = {}
+        for row, why in reply["bad"]:
+            failures.setdefault(why, []).append(row)
+    for part, value in zip(scores.parts, values, strict=True):
+        part[name] = value
+    failed = sum(map(len, failures.values()))
+    for message, failed_rows in failures.items():
+        scores.errors.append(RewardError(name, tuple(failed_rows), message, reply.get("traceback", ""), all_rows=failed == rows))
+        for row in failed_rows:
+            scores.failed[row] = True
+
+
+def _line(request: dict[str, Any]) -> bytes:
+    return json.dumps(request).encode() + b"\n"  # ASCII: lone surrogates and odd line separators travel as escapes
+
+
+def _exit(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,47 @@
+"""`python -P -m engine.worker VERB`: the door through which everything outside reaches mlx.
+
+run RUN_DIR --lock-fd N [--resume]   train the run in RUN_DIR; the lock's descriptor was handed over by the launcher
+facts                                the device and what it can do, as JSON
+blank OUT [SIZES]                    write an untrained model with a byte-level tokenizer
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str]) -> int:
+    """Run one verb; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m engine.worker", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    train = verbs.add_parser("run")
+    train.add_argument("folder", type=Path)
+    train.add_argument("--lock-fd", type=int, required=True)
+    train.add_argument("--resume", action="store_true")
+    verbs.add_parser("facts")
+    blank = verbs.add_parser("blank")
+    blank.add_argument("out", type=Path)
+    for name, default in (("hidden-size", 64), ("layers", 2), ("intermediate-size", 192), ("heads", 4), ("seed", 0)):
+        blank.add_argument(f"--{name}", type=int, default=default)
+    chosen = parser.parse_args(arguments)
+    if chosen.verb == "run":
+        from engine.worker.run import run  # deferred: each verb loads only what it needs
+
+        return run(chosen.folder, chosen.lock_fd, chosen.resume)
+    if chosen.verb == "blank":
+        from engine.worker.blank import Shape, write_blank_model
+
+        shape = Shape(chosen.hidden_size, chosen.layers, chosen.intermediate_size, chosen.heads, chosen.heads)
+        write_blank_model(chosen.out, shape, chosen.seed)
+        return 0
+    from engine.worker.facts import facts
+
+    print(json.dumps(facts()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

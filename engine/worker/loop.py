@@ -1,0 +1,224 @@
+"""The training loop of every method: begin a step, its updates, its metrics; evaluations, checkpoints, the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import mlx.core as mx
+
+from engine.config import RunConfig
+from engine.runs import record as records
+from engine.runs.journal import JournalWriter
+from engine.runs.record import RunRecord
+from engine.worker import checkpoint, summary
+from engine.worker.companion import Companion, StopRequested
+from engine.worker.model import Policy
+from engine.worker.task import Evaluation, Task, Watch
+from engine.worker.trainer import Trainer
+from engine.worker.work import StepWork
+
+_SUMMARY_SECONDS = 1.0  # run.json is replaced no more often than this while steps go by
+
+
+@dataclass(slots=True)
+class Cursor:
+    """Where the run is: all that a checkpoint must hold besides weights and optimizer."""
+
+    done: int = 0  # finished steps
+    work: StepWork | None = None  # the step under way, once some of its updates are done
+    base: dict[str, Any] | None = None  # evaluation before step 1: step, score, rows, counts
+    best: dict[str, Any] | None = None
+    last: dict[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able."""
+        work = self.work.as_dict() if self.work is not None else None
+        return {"done": self.done, "work": work, "base": self.base, "best": self.best, "last": self.last}
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> Cursor:
+        """The inverse of as_dict."""
+        work = StepWork.from_dict(tree["work"]) if tree["work"] is not None else None
+        return cls(tree["done"], work, tree["base"], tree["best"], tree["last"])
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """(finished steps, finished updates of the next one, or -1 before its rollouts)."""
+        return self.done, len(self.work.updates) if self.work is not None else -1
+
+
+@dataclass(slots=True)
+class Loop:
+    """One run, from its first or its last checkpoint to its end."""
+
+    config: RunConfig
+    record: RunRecord
+    journal: JournalWriter
+    companion: Companion
+    policy: Policy
+    trainer: Trainer
+    task: Task
+    micro_batch_rows: int
+    cursor: Cursor = field(default_factory=Cursor)
+    _saved: tuple[int, int] | None = None
+    _saved_t: float = field(default_factory=time.monotonic)
+    _summary_t: float = 0.0
+    _watch: Watch = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._watch = Watch(self._phase, self.companion.attend, self.companion.warn, self.companion.clock)
+        self.companion.save = self._save
+
+    def restore(self, folder: Any) -> None:
+        """Go back to the checkpoint `folder`: weights, optimizer, cursor, and the best adapter of that moment."""
+        state = checkpoint.load(folder, self.policy, self.trainer)
+        self.cursor = Cursor.from_dict(state["cursor"])
+        self._saved = self.cursor.place
+        checkpoint.restore_best(folder, self.record.adapters_dir)
+
+    def run(self) -> None:
+        """Train to the end. Raises StopRequested after the checkpoint that a stop leaves."""
+        self.companion.step = self.cursor.done
+        try:
+            if self.cursor.base is None:
+                self._evaluate(0)
+                self._save("start")
+            self._evaluate_if_due(self.cursor.done)
+            while self.cursor.done < self.config.run.steps:
+                self._step(self.cursor.done + 1)
+        except StopRequested:
+            if self.cursor.base is not None:
+                self._save("stop")
+            raise
+        self._finish()
+
+    def _step(self, step: int) -> None:
+        self.companion.step = step - 1
+        start, before = self.companion.clock(), 0.0
+        mx.reset_peak_memory()
+        self.companion.attend()
+        if self.cursor.work is None:
+            work = self.task.begin(step, self._watch)
+            self._write_samples("train", step, self.task.samples(work))
+        else:
+            work, self.cursor.work = self.cursor.work, None
+            before = work.seconds.get("total", 0.0)
+        self._watch.seconds = work.seconds
+        while len(work.updates) < self.task.updates_per_step:
+            self._between_updates(work)
+            self._update(work)
+            work.seconds["total"] = before + self.companion.clock() - start
+        self.cursor.work = None
+        self.cursor.done = self.companion.step = step
+        self._report(replace_bytes(self.task.metrics(work)))
+        self._evaluate_if_due(step)
+        due = time.monotonic() - self._saved_t >= 60 * self.config.run.checkpoint_minutes
+        if due or step % self.config.run.checkpoint_every == 0 or step == self.config.run.steps:
+            self._save("schedule")
+
+    def _evaluate_if_due(self, step: int) -> None:
+        """Evaluate after step `step`, unless that is not due or was done before a stop."""
+        due = step % self.config.run.eval_every == 0 or step == self.config.run.steps
+        if due and (self.cursor.last is None or self.cursor.last["step"] != step):
+            self._evaluate(step)
+
+    def _between_updates(self, work: StepWork) -> None:
+        """A checkpoint, a pause or a stop may fall here; the checkpoint holds the step's rollouts, rewards and scores."""
+        self.cursor.work = work
+        if time.monotonic() - self._saved_t >= 60 * self.config.run.checkpoint_minutes:
+            self._save("schedule")
+        self.companion.attend()
+
+    def _update(self, work: StepWork) -> None:
+        number = (work.step - 1) * self.task.updates_per_step + len(work.updates)
+        with self._watch.timed(work.step, "update", len(work.updates)):
+            result = self.trainer.update(number, self.task.batches(work), self.task.loss)
+        work.updates.append(result)
+        if not result.applied:
+            self.companion.warn(
+                "non-finite",
+                f"loss {result.loss} with gradient norm {result.grad_norm}: the update was skipped",
+                "lower optim.learning_rate, or look at the step's samples",
+            )
+
+    def _report(self, metrics: Any) -> None:
+        self.journal.write("step", step=metrics.step, metrics=asdict(metrics))
+        now = time.monotonic()
+        if now - self._summary_t >= _SUMMARY_SECONDS or metrics.step == self.config.run.steps:
+            self._summary_t = now
+            self.record.update(step=metrics.step, reward=metrics.reward)
+
+    def _evaluate(self, step: int) -> None:
+        self._watch.seconds = {}
+        found = self.task.evaluate(step, self._watch)
+        self.cursor.last = evaluation_state(step, found)
+        if self.cursor.base is None:
+            self.cursor.base = self.cursor.last
+        best = self.cursor.best is None or found.score > self.cursor.best["score"]
+        self._write_samples("held_out", step, found.samples)
+        if best:
+            self.cursor.best = self.cursor.last
+            checkpoint.write_adapter(self.record.adapters_dir, self.policy)
+        metrics = {**found.metrics, "seconds": self._watch.seconds}
+        self.journal.write("eval", step=step, split="held_out", metrics=metrics, best=best)
+        self.record.update(held_out=found.metrics.get("reward", found.metrics.get("loss")))
+
+    def _write_samples(self, split: str, step: int, rows: Any) -> None:
+        """A step's samples are one file, replaced as a whole when a resumed run replays the step."""
+        if not rows:
+            return
+        name = f"{'step' if split == 'train' else 'eval'}-{step:06d}.jsonl"
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        records.write_atomic(self.record.samples_dir / name, lines.encode("utf-8", "surrogatepass"))
+        self.journal.write("samples", step=step, split=split, file=f"samples/{name}")
+
+    def _save(self, reason: str) -> None:
+        place = self.cursor.place
+        if place == self._saved:
+            return
+        phase, self.companion.phase = self.companion.phase, "checkpoint"
+        start = time.perf_counter()
+        name = checkpoint.folder_name(*place)
+        state = {"cursor": self.cursor.as_dict(), "micro_batch_rows": self.micro_batch_rows}
+        checkpoint.save(self.record.checkpoints_dir / name, self.policy, self.trainer, state, self.record.adapters_dir)
+        checkpoint.prune(self.record.checkpoints_dir, self.config.run.keep_checkpoints)
+        self._saved, self._saved_t = place, time.monotonic()
+        self.companion.phase = phase
+        self.journal.write(
+            "checkpoint", step=place[0], update=max(place[1], 0), path=f"checkpoints/{name}", reason=reason, seconds=time.perf_counter() - start
+        )
+
+    def _finish(self) -> None:
+        base, best, last = self.cursor.base, self.cursor.best, self.cursor.last
+        if base is None or best is None or last is None:
+            raise RuntimeError("a finished run has no evaluation")
+        sign = -1.0 if self.config.method == "sft" else 1.0
+        found = summary.summarise(base, best, last, sign)
+        found["adapter"] = str(self.record.adapters_dir)
+        found["command"] = summary.generate_command(self.policy.folder, self.record.adapters_dir, "YOUR PROMPT")
+        self.journal.write("finished", step=self.cursor.done, summary=found)
+        self.record.update(state="finished", step=self.cursor.done)
+
+    def _phase(self, step: int, name: str, update: int | None) -> None:
+        self.companion.phase = name
+        self.companion.bytes = memory_bytes()
+        self.journal.write("phase", step=step, name=name, **({} if update is None else {"update": update}))
+
+
+def evaluation_state(step: int, found: Evaluation) -> dict[str, Any]:
+    """What comparing two evaluations later needs, JSON-able."""
+    return {"step": step, "score": found.score, "rows": list(found.rows), "counts": list(found.counts)}
+
+
+def memory_bytes() -> dict[str, int]:
+    """MLX's own counters: the peak since the step began, what is in use, and what it keeps for reuse."""
+    return {"peak": mx.get_peak_memory(), "active": mx.get_active_memory(), "cache": mx.get_cache_memory()}
+
+
+def replace_bytes(metrics: Any) -> Any:
+    """The metrics with the step's memory counters."""
+    return replace(metrics, bytes=memory_bytes())

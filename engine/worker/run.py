@@ -1,0 +1,145 @@
+"""The life of a worker: take the lock that was handed over, load, train or resume, and always leave an end event."""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import subprocess
+import time
+import traceback
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from engine import config as configs
+from engine import estimate, hardware
+from engine.config import RunConfig
+from engine.data import formats
+from engine.errors import InputError
+from engine.methods import method
+from engine.runs.journal import JournalWriter
+from engine.runs.record import RunRecord
+from engine.worker import checkpoint
+from engine.worker.companion import Companion, StopRequested
+from engine.worker.loop import Loop
+from engine.worker.model import Policy, load_policy
+from engine.worker.rewarding import Judge
+from engine.worker.step import RewardTask
+from engine.worker.supervised import SupervisedTask
+from engine.worker.task import Task, Warn
+from engine.worker.trainer import Trainer
+
+
+def run(folder: Path, lock_fd: int, resume: bool) -> int:
+    """Train the run in `folder`; the lock of `lock_fd` is held until this process ends. Returns the exit status."""
+    os.set_inheritable(lock_fd, False)  # a child that kept it would make a dead run look alive
+    record = RunRecord(folder)
+    launched = record.summary().launched or time.time()
+    with JournalWriter(record.journal_file) as journal, Companion(record, journal, launched) as companion:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, _: companion.signal_stop(signal.Signals(number).name))
+        try:
+            record.update(state="starting", pid=os.getpid())
+            _start(record, journal, companion, resume).run()
+        except StopRequested as stop:
+            journal.write("stopped", step=companion.step, reason=stop.reason)
+            record.update(state="stopping")
+            record.update(state="stopped", step=companion.step)
+        except InputError as error:
+            return _failed(record, journal, companion, str(error), error.remedy, "input")
+        except Exception as error:  # the worker's last word: whatever went wrong is journalled, with its traceback in the log
+            traceback.print_exc()
+            text = f"{type(error).__name__}: {error}"
+            return _failed(record, journal, companion, text, f"see {record.log_file}; resume goes on from the last checkpoint", "error")
+    return 0
+
+
+def _failed(record: RunRecord, journal: JournalWriter, companion: Companion, error: str, remedy: str, kind: str) -> int:
+    journal.write("failed", step=companion.step, error=error, remedy=remedy, kind=kind)
+    record.update(state="failed", step=companion.step)
+    return 1
+
+
+def _start(record: RunRecord, journal: JournalWriter, companion: Companion, resume: bool) -> Loop:
+    """Load everything and put the run where it was; the journal says what it runs on."""
+    config = configs.load(record.config_file).config
+    latest = checkpoint.latest(record.checkpoints_dir) if resume else None
+    awake = hardware.keep_awake_command(os.getpid())
+    if awake is not None:
+        subprocess.Popen(awake, stdin=subprocess.DEVNULL, close_fds=True)
+    journal.write("started", pid=os.getpid(), resumed=resume, **_surroundings(record))
+    folder = configs.model_folder(config.model)
+    policy = load_policy(folder, config.adapter, config.run.seed)
+    rows = _micro_batch_rows(config, latest)
+    task = _task(config, policy, rows, companion.warn)
+    trainer = Trainer(policy, config.optim, config.run.steps * task.updates_per_step, config.run.seed)
+    loop = Loop(config, record, journal, companion, policy, trainer, task, rows)
+    if latest is not None:
+        loop.restore(latest)
+    if resume:
+        companion.step = loop.cursor.done
+        journal.write("resumed", from_step=loop.cursor.done if latest is not None else -1)
+    record.update(state="running", step=loop.cursor.done)
+    return loop
+
+
+def _task(config: RunConfig, policy: Policy, rows: int, warn: Warn) -> Task:
+    kind = method(config.method).kind
+    options = config.data.model_dump(include={"format", "columns", "system"})
+    data = formats.load(Path(config.data.train), kind=kind, **options)
+    valid = None if config.data.valid is None else formats.load(Path(config.data.valid), kind=kind, **options)
+    train, held_out = formats.split_held_out(
+        data.examples, None if valid is None else valid.examples, config.run.eval_rows, config.run.seed
+    )
+    unusable = len(data.problems) + (len(valid.problems) if valid is not None else 0)
+    if unusable:
+        warn("rows-unusable", f"{unusable} rows cannot be used and are left out", f"droid-tune validate {config.data.train}")
+    task: RewardTask | SupervisedTask
+    if kind == "sft":
+        task = SupervisedTask(policy, config, train, held_out, rows)
+    else:
+        task = RewardTask(policy, config, train, held_out, Judge(config.rewards, warn), rows)
+    for kept, given, what in ((task.train, train, "training"), (task.held_out, held_out, "held-out")):
+        if not kept:
+            task.close()
+            raise InputError(
+                f"none of the {len(given)} {what} rows fits the token limits",
+                where="sampling",
+                remedy="raise max_prompt_tokens (and, for sft, max_completion_tokens)",
+            )
+        if len(kept) < len(given):
+            warn("rows-too-long", f"{len(given) - len(kept)} of {len(given)} {what} rows are over the token limits and left out", "raise them")
+    return task
+
+
+def _micro_batch_rows(config: RunConfig, latest: Path | None) -> int:
+    """The plan of the checkpoint where there is one: another split would change the last bits of the sums."""
+    if latest is not None:
+        return int(checkpoint.read_state(latest)["micro_batch_rows"])
+    return config.optim.micro_batch_rows or estimate.micro_batch_rows(config)
+
+
+def _surroundings(record: RunRecord) -> dict[str, Any]:
+    """What the run's numbers depend on besides config and data."""
+    names = ("droid-tune", "mlx", "mlx-lm", "numpy", "transformers")
+    versions = {name: metadata.version(name) for name in names if _installed(name)}
+    environment = record.summary().environment
+    return {
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "versions": {"python": platform.python_version(), **versions},
+        "blas": environment.get("blas"),
+        "threads": environment.get("threads"),
+        "device": str(mx.default_device()),
+    }
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,61 @@
+"""What a run ends with: base against tuned on the held-out rows, with a confidence interval, and how to use the result."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def paired_difference(base: Sequence[float], tuned: Sequence[float], counts: Sequence[float]) -> dict[str, float | None]:
+    """Mean of tuned - base with its 95% interval, over rows judged both times.
+
+    `base` and `tuned` hold each row's sum and `counts` its denominator (1 for a reward, tokens for a loss): the value is
+    sum(tuned - base) / sum(counts), and the interval is the normal one of a ratio estimator, value +- 1.96 s with
+    s^2 = n / (n - 1) x sum((d_i - value x c_i)^2) / (sum c)^2. With fewer than two rows there is no interval (None).
+    """
+    used = [(t - b, c) for b, t, c in zip(base, tuned, counts, strict=True) if c > 0]
+    if not used:
+        return {"difference": None, "low": None, "high": None}
+    d, c = np.array(used, dtype=np.float64).T
+    value = float(d.sum() / c.sum())
+    if len(used) < 2:
+        return {"difference": value, "low": None, "high": None}
+    spread = math.sqrt(len(used) / (len(used) - 1) * float(((d - value * c) ** 2).sum())) / float(c.sum())
+    return {"difference": value, "low": value - 1.96 * spread, "high": value + 1.96 * spread}
+
+
+def generate_command(model: Path, adapters: Path, prompt: str) -> str:
+    """The mlx_lm command that uses the result."""
+    parts = ["mlx_lm.generate", "--model", str(model), "--adapter-path", str(adapters), "--prompt", prompt]
+    return shlex.join(parts)
+
+
+def summarise(base: dict[str, Any], best: dict[str, Any], last: dict[str, Any], sign: float) -> dict[str, Any]:
+    """The finished event's figures. Each argument holds `step`, `score`, `rows` and `counts` of an evaluation; `sign` turns a
+    score into the value shown (-1 for a loss). `tuned` is what `adapters/` holds: the best held-out evaluation, so it is a
+    little flattering; `last` is the final one."""
+    counts = [b if b > 0 and t > 0 else 0.0 for b, t in zip(base["counts"], best["counts"], strict=True)]
+    gap = paired_difference(base["rows"], best["rows"], counts)
+    if sign < 0:
+        gap = {
+            "difference": _negative(gap["difference"]),
+            "low": _negative(gap["high"]),
+            "high": _negative(gap["low"]),
+        }
+    return {
+        "base": sign * base["score"],
+        "tuned": sign * best["score"],
+        "tuned_step": best["step"],
+        "last": sign * last["score"],
+        **gap,
+        "n": sum(count > 0 for count in counts),
+    }
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value

@@ -1,0 +1,124 @@
+"""validate: verdicts, grouped problems, token lengths, duplicates."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from engine.data.validate import TokenLengths, token_lengths, validate
+from engine.errors import InputError
+
+
+def write(path: Path, *rows: Any) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def pair(prompt: str, answer: str = "1") -> dict[str, str]:
+    return {"prompt": prompt, "answer": answer}
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> Path:
+    """A model folder whose tokens are words: lengths can be counted by hand. Its template adds BEGIN and refuses system turns."""
+    path = tmp_path / "words"
+    path.mkdir()
+    tokenizer = Tokenizer(models.WordLevel({"?": 0, "BEGIN": 1}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.save(str(path / "tokenizer.json"))
+    (path / "chat_template.jinja").write_text(
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+        "{{ m.content }} {% endfor %}"
+        "{% if add_generation_prompt %}BEGIN{% endif %}"
+    )
+    return path
+
+
+def test_ready(tmp_path: Path) -> None:
+    report = validate(write(tmp_path / "a.jsonl", pair("a"), pair("b")), "grpo")
+    assert (report.verdict, report.format, report.rows, report.usable) == ("ready", "prompt+answer", 2, 2)
+    assert report.problems == () and report.prompt_tokens is None and report.completion_tokens is None
+    assert json.loads(json.dumps(report.as_dict()))["verdict"] == "ready"
+
+
+def test_problems_are_grouped(tmp_path: Path) -> None:
+    rows = [pair("a"), *[pair(f"b{i}", "") for i in range(7)], pair("", "1"), {"prompt": "c"}]
+    report = validate(write(tmp_path / "a.jsonl", *rows), "grpo")
+    assert report.verdict == "ready with warnings" and (report.rows, report.usable) == (10, 1)
+    assert [(g.kind, g.field, g.count, g.lines) for g in report.problems] == [
+        ("empty", "answer", 7, (2, 3, 4, 5, 6)),
+        ("empty", "prompt", 1, (9,)),
+        ("missing-field", "answer", 1, (10,)),
+    ]
+    assert all(group.reason and group.remedy for group in report.problems)
+
+
+def test_a_damaged_line_is_reported_and_makes_the_file_unusable(tmp_path: Path) -> None:
+    report = validate(write(tmp_path / "a.jsonl", pair("a"), "{oops", pair("b")), "grpo")
+    assert report.verdict == "unusable" and report.usable == 2
+    assert [(g.kind, g.lines) for g in report.problems] == [("not-json", (2,))]
+
+
+def test_no_usable_row(tmp_path: Path) -> None:
+    report = validate(write(tmp_path / "a.jsonl", {"x": 1}), "sft")
+    assert (report.verdict, report.format, report.problems[0].kind) == ("unusable", "unknown", "no-format")
+    broken = validate(write(tmp_path / "b.jsonl", "{oops"), "sft", columns={"prompt": "ask"})
+    assert (broken.verdict, broken.problems[0].kind) == ("unusable", "not-json")
+
+
+def test_the_method_decides(tmp_path: Path) -> None:
+    """The answer without #### is a fine completion, but no reference."""
+    path = write(tmp_path / "a.jsonl", {"question": "a", "answer": "Four."})
+    assert validate(path, "sft").verdict == "ready"
+    assert validate(path, "grpo").verdict == "unusable"
+
+
+def test_duplicates(tmp_path: Path) -> None:
+    rows = [pair("a"), pair("b"), pair("a"), pair("a", "2"), pair("a")]
+    report = validate(write(tmp_path / "a.jsonl", *rows), "grpo")
+    assert (report.duplicates, report.duplicate_lines, report.verdict) == (2, (3, 5), "ready with warnings")
+
+
+def test_lengths(tmp_path: Path, words: Path) -> None:
+    """Prompts of 1, 2 and 4 words and BEGIN: 2, 3, 5 tokens. Completions of 1, 1, 3 words and their end: 2, 2, 4."""
+    path = write(tmp_path / "a.jsonl", pair("a", "x"), pair("a b", "y"), pair("a b c d", "x y z"))
+    report = validate(path, "sft", tokenizer=words, max_prompt_tokens=4, max_completion_tokens=4)
+    assert report.prompt_tokens == TokenLengths(min=2, median=3, p95=5, max=5, limit=4, over_limit=1)
+    assert report.completion_tokens == TokenLengths(min=2, median=2, p95=4, max=4, limit=4, over_limit=0)
+    assert report.verdict == "ready with warnings"
+    assert validate(path, "sft", tokenizer=words).verdict == "ready"
+    rl = validate(path, "grpo", tokenizer=words, max_prompt_tokens=1)
+    assert (rl.verdict, rl.completion_tokens) == ("unusable", None)
+
+
+def test_prompts_that_the_template_refuses(tmp_path: Path, words: Path) -> None:
+    path = write(tmp_path / "a.jsonl", pair("a"), pair("b") | {"system": "s"})
+    report = validate(path, "grpo", tokenizer=words)
+    assert (report.usable, report.verdict) == (1, "ready with warnings")
+    assert (report.problems[0].kind, report.problems[0].lines) == ("refused-by-template", (2,))
+    assert "no system turn" in report.problems[0].reason
+    assert validate(path, "grpo", tokenizer=words, system="always").verdict == "unusable"
+
+
+def test_token_lengths() -> None:
+    """Of 1..100 the median is 50.5 and 95 values do not exceed 95; of 1..10, 95% are 9.5 values: all 10 must be covered."""
+    assert token_lengths(range(1, 101), 90) == TokenLengths(1, 50.5, 95, 100, 90, 10)
+    assert token_lengths(range(1, 11), 90) == TokenLengths(1, 5.5, 10, 10, 90, 0)
+    assert token_lengths([], 90) is None
+
+
+def test_bad_input(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", pair("a"))
+    with pytest.raises(InputError, match="no such data file"):
+        validate(tmp_path / "missing.jsonl", "grpo")
+    with pytest.raises(InputError, match="unknown method"):
+        validate(path, "ppo")
+    with pytest.raises(InputError, match=r"no tokenizer\.json"):
+        validate(path, "grpo", tokenizer=tmp_path)
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(InputError, match="empty"):
+        validate(tmp_path / "empty.jsonl", "grpo")

@@ -1,0 +1,122 @@
+"""A worker killed at any moment resumes to the same bits: weights, optimizer, samples and every metric."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engine.api import Engine, Run
+from engine.runs import control
+from engine.runs.journal import Event
+from tests.support.live import assert_same_bits, await_condition, await_event, finish, kill, outcome, small_config
+
+SLOW_JUDGE = '''
+import time
+
+def considered(prompts, completions, answer):
+    """A judge that takes a while, like one over a network."""
+    time.sleep(0.3)
+    return [float(a in c) for c, a in zip(completions, answer)]
+'''
+
+
+def phase(name: str, step: int, update: int | None = None) -> Callable[[Event], bool]:
+    return lambda e: e.type == "phase" and e.fields["name"] == name and e.fields["step"] == step and e.fields.get("update") == update
+
+
+def until(wanted: Callable[[Event], bool]) -> Callable[[Run, int], None]:
+    """Wait for an event of the present worker."""
+
+    def wait(run: Run, since: int) -> None:
+        await_event(run, since, wanted)
+
+    return wait
+
+
+def checkpoint_being_written(run: Run, since: int) -> None:
+    await_condition(lambda: list(run.record.checkpoints_dir.glob(".tmp-step-*")), "a checkpoint being written")
+
+
+def between_updates(run: Run, since: int) -> None:
+    """Ask for a checkpoint in the middle of a step, and go on until the update after it has begun."""
+    await_event(run, since, phase("update", 5, 0))
+    command = control.send(run.record, "checkpoint")
+    done = await_event(run, since, lambda e: e.type == "command" and e.fields["id"] == command and e.fields["status"] == "done")
+    await_event(run, done.seq, lambda e: e.type == "phase")
+
+
+async def killed_run(home: Path, config: object, moments: dict[str, Callable[[Run, int], None]]) -> Run:
+    """Train the config, killed once at each of the moments and resumed each time."""
+    run = await Engine(home).start(config)  # type: ignore[arg-type]
+    since = 0
+    for wait in moments.values():
+        await asyncio.to_thread(wait, run, since)
+        await asyncio.to_thread(kill, run)
+        since = (await run.state()).seq
+        assert (await run.state()).state in ("lost", "starting")  # just started, it is given some seconds before it is called lost
+        await run.resume()
+    state = await run.wait()
+    assert state.state == "finished", state.failure
+    assert state.resumes == len(moments)
+    return run
+
+
+async def test_grpo_killed_at_ten_moments_ends_with_the_same_bits(tmp_path: Path) -> None:
+    judge = tmp_path / "judge.py"
+    judge.write_text(SLOW_JUDGE)
+    rewards = [{"name": "answer", "weight": 1.0}, {"name": "considered", "weight": 0.5, "file": str(judge)}]
+    config = small_config(
+        "grpo", rewards=rewards, objective__minibatches=4, objective__beta=0.02, run__steps=6, run__eval_every=3, run__keep_checkpoints=9
+    )
+    moments = {
+        "while loading": until(lambda e: e.type == "started"),
+        "base evaluation": until(phase("eval", 0)),
+        "rollout": until(phase("rollout", 1)),
+        "reward": until(phase("reward", 2)),
+        "checkpoint write": checkpoint_being_written,
+        "score": until(phase("score", 3)),
+        "evaluation": until(phase("eval", 3)),
+        "between updates": until(phase("update", 4, 2)),
+        "after a checkpoint inside a step": between_updates,
+        "last step": until(lambda e: e.type == "step" and e.fields["step"] == 6),
+    }
+    assert len(moments) == 10
+    interrupted = await killed_run(tmp_path / "a", config, moments)
+    whole, state = await finish(tmp_path / "b", config)
+    assert state.state == "finished", state.failure
+    assert_same_bits(outcome(interrupted), outcome(whole))
+
+
+async def test_sft_killed_in_three_moments_ends_with_the_same_bits(tmp_path: Path) -> None:
+    config = small_config("sft", run__steps=40, run__eval_every=10, run__checkpoint_every=5, adapter__dropout=0.1)
+    moments = {
+        "first steps": until(lambda e: e.type == "step" and e.fields["step"] >= 2),
+        "checkpoint write": checkpoint_being_written,
+        "evaluation": until(phase("eval", 20)),
+    }
+    interrupted = await killed_run(tmp_path / "a", config, moments)
+    whole, state = await finish(tmp_path / "b", config)
+    assert state.state == "finished", state.failure
+    assert_same_bits(outcome(interrupted), outcome(whole))
+
+
+@pytest.mark.parametrize("verb", ["stop", "pause"])
+async def test_a_stop_or_a_pause_changes_no_bit(tmp_path: Path, verb: str) -> None:
+    """Stopped in the middle of a step and resumed, or paused and un-paused: the run ends as if nothing had been."""
+    config = small_config("gspo", run__steps=3, run__keep_checkpoints=9)
+    run = await Engine(tmp_path / "a").start(config)
+    await asyncio.to_thread(await_event, run, 0, phase("update", 2, 1))
+    await (run.stop() if verb == "stop" else run.pause())
+    expected = "stopped" if verb == "stop" else "paused"
+    await asyncio.to_thread(await_event, run, 0, lambda e: e.type == expected)
+    if verb == "stop":
+        assert (await run.wait()).state == "stopped"
+    else:
+        assert (await run.state()).state == "paused"
+    assert await run.resume() in ("started", "accepted", "done")
+    assert (await run.wait()).state == "finished"
+    whole, _ = await finish(tmp_path / "b", config)
+    assert_same_bits(outcome(run), outcome(whole))

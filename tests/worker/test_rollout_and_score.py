@@ -1,0 +1,149 @@
+"""The sampler's log-probabilities, the trainer's, and a plain forward: three ways to one number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from engine.types import Prompt
+from engine.worker.batching import Row
+from engine.worker.logprobs import score
+from engine.worker.model import Policy
+from engine.worker.sampler import sample
+
+from .conftest import prompts_of
+
+TEXTS = ("What is 24+17-9?", "Hi", "A longer prompt, so that lengths differ by a lot: 0123456789")
+
+
+def rollout_rows(policy: Policy, prompts: list[Prompt], temperature: float, group: int = 4) -> list[Row]:
+    groups = sample(policy, prompts, group, max_tokens=24, temperature=temperature, seed=3, step=1)
+    return [
+        Row(number * group + member, prompt.token_ids, rollout.token_ids, number, rollout.logprobs)
+        for number, (prompt, members) in enumerate(zip(prompts, groups, strict=True))
+        for member, rollout in enumerate(members)
+    ]
+
+
+def plain(policy: Policy, row: Row, temperature: float) -> np.ndarray:
+    """One unpadded forward of one row with the full head: log softmax(logits / T) at its completion tokens."""
+    tokens = [*row.prompt, *row.tokens]
+    logits = policy.model(mx.array([tokens]))[0].astype(mx.float32) / temperature
+    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
+    start = len(row.prompt) - 1
+    return np.array([logprobs[start + place, token].item() for place, token in enumerate(row.tokens)])
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("kind", ["lora", "dora", "full"])
+def test_sampler_and_trainer_agree_with_a_plain_forward(make_policy: Callable[..., Policy], kind: str, temperature: float) -> None:
+    policy = make_policy(kind)
+    nudge(policy)
+    rows = rollout_rows(policy, prompts_of(policy, *TEXTS), temperature)
+    scored = score(policy, rows, temperature, micro_batch_rows=5)
+    for row in rows:
+        expected = plain(policy, row, temperature)
+        assert row.sampler is not None
+        np.testing.assert_allclose(row.sampler, expected, rtol=0, atol=1e-4)
+        np.testing.assert_allclose(scored[row.index], expected, rtol=0, atol=1e-5)
+
+
+def nudge(policy: Policy) -> None:
+    """Move every trained weight, so that an adapter does something (a fresh LoRA adds exactly 0)."""
+    moved = [(name, value + 0.05 * mx.random.normal(value.shape, key=mx.random.key(7))) for name, value in policy.trainable().items()]
+    policy.model.load_weights(moved, strict=False)
+
+
+def test_the_head_is_parted_from_the_body_and_gives_the_same_logits(make_policy: Callable[..., Policy]) -> None:
+    policy = make_policy("full")
+    tokens = mx.array([[5, 9, 200, 7]])
+    assert policy.splits
+    assert mx.array_equal(policy.head(policy.hidden(tokens)), policy.model(tokens)).item()
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_the_reference_is_the_base_model_and_comes_off_again(make_policy: Callable[..., Policy], kind: str) -> None:
+    base, policy = make_policy("full"), make_policy(kind)
+    nudge(policy)
+    tokens = mx.array([[5, 9, 200, 7]])
+    tuned = policy.model(tokens)
+    with policy.reference():
+        assert mx.array_equal(policy.model(tokens), base.model(tokens)).item()
+    assert mx.array_equal(policy.model(tokens), tuned).item()
+    assert not mx.allclose(tuned, base.model(tokens), atol=1e-3).item()
+
+
+def test_the_reference_of_full_training_is_the_initial_weights(make_policy: Callable[..., Policy]) -> None:
+    policy = make_policy("full")
+    tokens = mx.array([[5, 9, 200, 7]])
+    initial = policy.model(tokens)
+    policy.keep_initial()
+    nudge(policy)
+    with policy.reference():
+        assert mx.array_equal(policy.model(tokens), initial).item()
+    assert not mx.array_equal(policy.model(tokens), initial).item()
+
+
+def test_a_draw_depends_on_its_key_alone(make_policy: Callable[..., Policy]) -> None:
+    """The same prompt and member sample the same tokens in another batch; another step or seed samples others."""
+    policy = make_policy("lora")
+    prompts = prompts_of(policy, *TEXTS)
+    draw = lambda chosen, seed, step, size: [  # noqa: E731
+        [r.token_ids for r in group]
+        for group in sample(policy, chosen, size, max_tokens=16, temperature=1.0, seed=seed, step=step)
+    ]
+    everything = draw(prompts, 0, 1, 4)
+    assert draw(prompts, 0, 1, 4) == everything
+    assert draw(prompts[1:2], 0, 1, 2) == [everything[1][:2]]
+    assert draw(prompts, 0, 2, 4) != everything
+    assert draw(prompts, 1, 1, 4) != everything
+    assert len({ids for group in everything for ids in group}) == 12
+
+
+def test_the_stop_token_is_kept_and_the_limit_is_a_finish_of_its_own(make_policy: Callable[..., Policy]) -> None:
+    """With token 65 declared a stop, some of 64 rows of 256-way sampling end on it, and none goes on after it."""
+    policy = make_policy("full")
+    policy.stop_ids = frozenset(range(60, 80))
+    (members,) = sample(policy, prompts_of(policy, "Hi"), 64, max_tokens=12, temperature=1.0, seed=0, step=1)
+    stopped = [r for r in members if r.finish == "stop"]
+    assert 0 < len(stopped) < 64
+    for rollout in members:
+        body, last = rollout.token_ids[:-1], rollout.token_ids[-1]
+        assert not policy.stop_ids & set(body)
+        assert (last in policy.stop_ids) == (rollout.finish == "stop")
+        assert rollout.finish == "stop" or len(rollout.token_ids) == 12
+
+
+def test_each_prompt_is_prefilled_once(make_policy: Callable[..., Policy], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three prompts x 4: three forwards over more than one token, however large the group."""
+    policy = make_policy("full")
+    prompts = prompts_of(policy, *TEXTS)
+    widths: list[int] = []
+    hidden = policy.hidden
+    monkeypatch.setattr(policy, "hidden", lambda tokens, cache=None: widths.append(tokens.size) or hidden(tokens, cache))
+    sample(policy, prompts, 4, max_tokens=3, temperature=1.0, seed=0, step=1)
+    assert widths == [len(prompt.token_ids) for prompt in prompts]
+
+
+def test_greedy_takes_the_likeliest_token(make_policy: Callable[..., Policy]) -> None:
+    policy = make_policy("full")
+    (prompt,) = prompts_of(policy, "Hi")
+    ((rollout,),) = sample(policy, [prompt], 1, max_tokens=5, temperature=1.0, seed=0, step=1, greedy=True)
+    tokens = list(prompt.token_ids)
+    for token in rollout.token_ids:
+        assert token == mx.argmax(policy.model(mx.array([tokens]))[0, -1]).item()
+        tokens.append(token)
+
+
+def test_rendering_ends_the_target_with_the_stop_token(make_policy: Callable[..., Policy]) -> None:
+    from engine.types import Message
+
+    policy = make_policy("lora")
+    text, ids, target = policy.render([Message("user", "Hi")], "Yes")
+    assert text == "<|user|>Hi<|end|><|assistant|>"
+    assert policy.tokenizer.decode(ids) == text
+    assert target[-1] in policy.stop_ids and policy.decode(target) == "Yes"
+    assert policy.render([Message("user", "Hi")])[2] == []

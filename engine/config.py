@@ -137,7 +137,9 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> LoadedConfig
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise InputError("no such config file", where=str(path), remedy="`droid-tune methods` lists the packaged recipes") from None
+        raise InputError(
+            "no such config file", where=str(path), remedy="`droid-tune methods` lists the packaged recipes"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot be read: {error}", where=str(path), remedy="give a YAML file in UTF-8") from error
     return parse(text, base=path.resolve().parent, where=str(path), overrides=overrides)
@@ -148,10 +150,12 @@ def parse(text: str, *, base: Path, where: str = "config", overrides: Mapping[st
     try:
         raw = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        raise InputError(f"not valid YAML: {' '.join(str(error).split())}", where=where, remedy="mend the line it names") from error
+        raise InputError(
+            f"not valid YAML: {' '.join(str(error).split())}", where=where, remedy="mend the line it names"
+        ) from error
     if not isinstance(raw, dict):
         raise InputError("expected `key: value` lines", where=where, remedy="start from a recipe in configs/")
-    origin = {key: "file" for key in _leaves(raw)}
+    origin = dict.fromkeys(_leaves(raw), "file")
     for key, value in (overrides or {}).items():
         _set(raw, key, value, where)
         origin[key] = "flag"
@@ -238,7 +242,9 @@ def _check(config: RunConfig, where: str) -> None:
     except InputError as error:
         raise InputError(error.what, where=f"{where}: {error.where}", remedy=error.remedy) from None
     if not config.rewards:
-        raise InputError(f"{config.method} needs at least one reward", where=f"{where}: rewards", remedy="add `rewards: [{name: answer}]`")
+        raise InputError(
+            f"{config.method} needs at least one reward", where=f"{where}: rewards", remedy="add `rewards: [{name: answer}]`"
+        )
     if config.sampling.group_size < 2:
         raise InputError(
             "a group of one has no baseline: every advantage is 0",
@@ -247,7 +253,8 @@ def _check(config: RunConfig, where: str) -> None:
         )
     if objective.minibatches > config.sampling.prompts_per_step:
         raise InputError(
-            f"{objective.minibatches} mini-batches of whole groups need as many prompts, but there are {config.sampling.prompts_per_step}",
+            f"{objective.minibatches} mini-batches of whole groups need as many prompts, "
+            f"but there are {config.sampling.prompts_per_step}",
             where=f"{where}: sampling.prompts_per_step",
             remedy="raise it, or set objective.minibatches lower",
         )
@@ -287,9 +294,15 @@ def model_folder(value: str) -> Path:
         folder = _cached_snapshot(value)
     for name, what in (("config.json", "no config.json"), ("tokenizer.json", "no tokenizer.json")):
         if not (folder / name).is_file():
-            raise InputError(f"is not a model folder: {what}", where=str(folder), remedy="give a folder that mlx_lm can load, or `demo`")
+            raise InputError(
+                f"is not a model folder: {what}", where=str(folder), remedy="give a folder that mlx_lm can load, or `demo`"
+            )
     if not any(folder.glob("*.safetensors")):
-        raise InputError("is not a model folder: no .safetensors file", where=str(folder), remedy="give a folder that mlx_lm can load, or `demo`")
+        raise InputError(
+            "is not a model folder: no .safetensors file",
+            where=str(folder),
+            remedy="give a folder that mlx_lm can load, or `demo`",
+        )
     return folder
 
 

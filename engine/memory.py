@@ -62,9 +62,7 @@ class Plan:
         adapter = self.config.adapter
         if self.is_full:
             return []
-        found = model_files.adapted_modules(
-            self.modules, self.layers, kind=adapter.type, last=adapter.layers, keys=adapter.keys
-        )
+        found = model_files.adapted_modules(self.modules, self.layers, kind=adapter.type, last=adapter.layers, keys=adapter.keys)
         if not found:
             remedy = "give paths inside a layer, such as self_attn.q_proj"
             raise InputError("match no module of the model", where="adapter.keys", remedy=remedy)

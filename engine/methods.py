@@ -68,7 +68,7 @@ METHODS: dict[str, Method] = {
             title="Group Relative Policy Optimization",
             kind="rl",
             summary="learn from rewards, with the group as the baseline",
-            differs="the reference point: advantage by group mean and standard deviation, token ratio, mean per completion",
+            differs="the reference: advantage by the group's mean and deviation, token ratio, mean per completion",
             when="An answer can be checked by a rule and the model is right now and then.",
             source="DeepSeekMath, arXiv 2402.03300, Eq. 3 and Sec. 4.1.2; KL Eq. 4",
             formats=_RL_FORMATS,
@@ -79,7 +79,7 @@ METHODS: dict[str, Method] = {
             title="GRPO Done Right",
             kind="rl",
             summary="GRPO without its length and difficulty bias",
-            differs="advantages are centred but not divided by the standard deviation; the loss divides by a constant, not by length",
+            differs="advantages are centred, not divided by the standard deviation; the loss divides by a constant, not by length",
             when="Completions grow longer without getting better, or prompts differ much in difficulty.",
             source="Understanding R1-Zero-Like Training, arXiv 2503.20783, Sec. 3.1 and Listing 1",
             formats=_RL_FORMATS,
@@ -90,7 +90,7 @@ METHODS: dict[str, Method] = {
             title="Group Sequence Policy Optimization",
             kind="rl",
             summary="one importance ratio per completion, made for reusing rollouts",
-            differs="the ratio is that of the whole completion (length-normalised) with a narrow clip; four mini-batches per rollout",
+            differs="the ratio is the whole completion's (length-normalised), narrowly clipped; four mini-batches per rollout",
             when="Each rollout batch should serve several updates, or the model is a mixture of experts.",
             source="GSPO, arXiv 2507.18071, Eq. 5 and 7; clip range and mini-batches Sec. 5.1",
             formats=_RL_FORMATS,
@@ -114,9 +114,13 @@ def resolve_objective(name: str, overrides: dict[str, Any]) -> Objective:
         raise InputError(f"{name} has no objective options", where="objective", remedy="remove the section's entries")
     objective = replace(row, **overrides)
     if objective.surrogate == "cispo" and objective.ratio == "sequence":
-        raise InputError("cispo weights tokens by their own ratio; it has no sequence form", where="objective.ratio", remedy="use ratio: token")
+        raise InputError(
+            "cispo weights tokens by their own ratio; it has no sequence form", where="objective.ratio", remedy="use ratio: token"
+        )
     if objective.surrogate == "clip" and objective.epsilon_low is None:
-        raise InputError("the clip surrogate needs a lower bound", where="objective.epsilon_low", remedy="give a number, such as 0.2")
+        raise InputError(
+            "the clip surrogate needs a lower bound", where="objective.epsilon_low", remedy="give a number, such as 0.2"
+        )
     if objective.delta is not None and objective.delta <= 1 + objective.epsilon_high:
         raise InputError(
             f"delta {objective.delta} must exceed 1 + epsilon_high = {1 + objective.epsilon_high}",

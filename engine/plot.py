@@ -41,8 +41,16 @@ class _GlyphSet:
 _SETS: dict[Glyphs, _GlyphSet] = {
     # Unicode numbers a braille cell's dots 1 2 3 / 4 5 6 down its columns and 7 8 below them.
     "braille": _GlyphSet(
-        2, 4, ((1, 8), (2, 16), (4, 32), (64, 128)), " " + "".join(map(chr, range(0x2801, 0x2900))),
-        "┤", "│", "└", "─", "┬", "⡀⡄⡆⡇",
+        2,
+        4,
+        ((1, 8), (2, 16), (4, 32), (64, 128)),
+        " " + "".join(map(chr, range(0x2801, 0x2900))),
+        "┤",
+        "│",
+        "└",
+        "─",
+        "┬",
+        "⡀⡄⡆⡇",
     ),
     "block": _GlyphSet(2, 2, ((1, 2), (4, 8)), " ▘▝▀▖▌▞▛▗▚▐▜▄▙▟█", "┤", "│", "└", "─", "┬", "▁▂▃▄▅▆▇█"),
     "ascii": _GlyphSet(1, 2, ((1,), (2,)), " '.:", "+", "|", "+", "-", "+", "_.-=+*#"),
@@ -210,7 +218,7 @@ def _x_axis(left: float, right: float, gutter: int, columns: int, style: _GlyphS
     """The line below the chart and its labels, centred on their ticks; labels that would touch are left out."""
     line = [style.bottom] * columns
     labels = [" "] * (gutter + columns)
-    step = _nice((right - left) / max(1, columns // 10)) if right > left else 1.0
+    step = _nice((right - left) / max(2, columns // 10)) if right > left else 1.0
     if all(float(value).is_integer() for value in (left, right)):
         step = max(1.0, step)
     end = 0

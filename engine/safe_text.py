@@ -8,7 +8,7 @@ _TABLE = {
     0x7F: "\u2421",
     **{code: f"\\x{code:02x}" for code in range(0x80, 0xA0)},  # C1
     **{code: f"\\u{code:04x}" for code in _BIDI},  # they would reorder what stands beside them
-    **{code: "\ufffd" for code in range(0xD800, 0xE000)},  # lone surrogates cannot be written
+    **dict.fromkeys(range(55296, 57344), "�"),  # lone surrogates cannot be written
     0x2028: "\u23ce",
     0x2029: "\u23ce",
 }

@@ -41,7 +41,9 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or the start of it.")]
 ConfigFile = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a packaged recipe such as grpo.")]
-Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config value, e.g. --set run.steps=20.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a config value, e.g. --set run.steps=20.")
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="Shorthand for --set run.seed=N.")]
 Detach = Annotated[bool, typer.Option("--detach", help="Return as soon as the worker is started.")]
 
@@ -95,7 +97,9 @@ def _load(config: str, settings: list[str] | None, seed: int | None) -> configs.
 
 
 @app.command()
-def train(config: ConfigFile, settings: Settings = None, seed: Seed = None, detach: Detach = False, as_json: Json = False) -> None:
+def train(
+    config: ConfigFile, settings: Settings = None, seed: Seed = None, detach: Detach = False, as_json: Json = False
+) -> None:
     """Start a run and watch it.
 
     The worker trains on when you leave (ctrl+c) or the connection drops; `droid-tune attach RUN` comes back to it.
@@ -158,7 +162,9 @@ def list_methods(as_json: Json = False) -> None:
 def validate(
     data: Annotated[Path, typer.Argument(metavar="DATA", help="A .jsonl file.")],
     method: Annotated[str, typer.Option("--method", "-m", help="The method that will use it.")] = "grpo",
-    model: Annotated[str | None, typer.Option("--model", help="Measure lengths in this model's tokens (a folder, an id or demo).")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Measure lengths in this model's tokens (a folder, an id or demo).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check a data file before training: usable rows, every unusable one with its line, lengths, duplicates.
@@ -195,7 +201,9 @@ def runs(as_json: Json = False) -> None:
 
 
 @app.command()
-def attach(run: RunId, headless: Annotated[bool, typer.Option("--headless", help="Plain lines instead of the live view.")] = False) -> None:
+def attach(
+    run: RunId, headless: Annotated[bool, typer.Option("--headless", help="Plain lines instead of the live view.")] = False
+) -> None:
     """Watch a run live: figures, the reward curve, the newest completions. Leave with ctrl+c; the run does not notice."""
 
     async def go() -> int:
@@ -237,7 +245,12 @@ def logs(
 def _command(run: str, verb: str, as_json: bool) -> None:
     async def go() -> None:
         attached: Run = await Engine().attach(run)
-        answer = await {"pause": attached.pause, "resume": attached.resume, "stop": attached.stop, "checkpoint": attached.checkpoint}[verb]()
+        answer = await {
+            "pause": attached.pause,
+            "resume": attached.resume,
+            "stop": attached.stop,
+            "checkpoint": attached.checkpoint,
+        }[verb]()
         if as_json:
             _json({"id": attached.id, "verb": verb, "answer": answer})
         else:

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 from engine import config as configs
@@ -67,6 +67,6 @@ def write_datasets(folder: Path) -> None:
     write_rows(folder / "arithmetic-sft.jsonl", arithmetic.careful_rows("train", SAMPLE_ROWS, 1))
 
 
-def write_rows(path: Path, rows: Iterable[Mapping[str, str]]) -> None:
+def write_rows(path: Path, rows: Iterable[object]) -> None:
     """Write a .jsonl file."""
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -63,7 +63,10 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]
     """Columns padded to their widest cell; the columns in `right` are right-aligned."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return [
-        "  ".join(cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
         for row in rows
     ]
 
@@ -80,7 +83,9 @@ def methods(rows: Sequence[Method]) -> list[str]:
         lines += [f"{method.id}  {method.title}", f"    {method.summary}"]
         facts = {"differs": method.differs, "use it": method.when, "source": method.source, "data": ", ".join(method.formats)}
         if method.objective is not None:
-            facts["defaults"] = ", ".join(f"{key} {value}" for key, value in asdict(method.objective).items() if value is not None)
+            facts["defaults"] = ", ".join(
+                f"{key} {value}" for key, value in asdict(method.objective).items() if value is not None
+            )
         for key, value in facts.items():
             lines += textwrap.wrap(value, 100, initial_indent=f"    {key:<9}", subsequent_indent=" " * 13)
         lines.append("")
@@ -140,7 +145,12 @@ def estimate(found: Estimate) -> list[str]:
 def runs(rows: Sequence[RunSummary]) -> list[str]:
     """The list of runs, or what to do when there is none."""
     if not rows:
-        return ["no runs yet", "", "droid-tune demo           watch the embedded model learn to think (offline)", "droid-tune train CONFIG   start your own"]
+        return [
+            "no runs yet",
+            "",
+            "droid-tune demo           watch the embedded model learn to think (offline)",
+            "droid-tune train CONFIG   start your own",
+        ]
     head = ["", "state", "run", "method", "model", "step", "reward", "held-out", "age"]
     body = [
         [
@@ -158,7 +168,11 @@ def runs(rows: Sequence[RunSummary]) -> list[str]:
     ]
     lines = table([head, *body], right=(5, 6, 7, 8))
     lines += [f"! {safe_text(row.id)}: {safe_text(row.damaged)}" for row in rows if row.damaged]
-    lines += [f"? {row.id}: its worker is gone; droid-tune resume {row.id} goes on from the last checkpoint" for row in rows if row.state == "lost"]
+    lines += [
+        f"? {row.id}: its worker is gone; droid-tune resume {row.id} goes on from the last checkpoint"
+        for row in rows
+        if row.state == "lost"
+    ]
     return lines
 
 
@@ -168,10 +182,13 @@ def status(state: RunState, folder: Path) -> list[str]:
     if state.phase is not None and not state.ended:
         lines.append(f"phase     {state.phase.name}, {duration(time.time() - state.phase.t)} in it")
     lines.append(f"speed     {number(state.step_seconds())} s a step, {duration(state.eta_seconds())} to go")
-    lines += [f"{name:<9} {number(entry.last, 4)} at step {entry.steps[-1]}" for name, entry in state.series.items() if "." not in name]
+    lines += [
+        f"{name:<9} {number(entry.last, 4)} at step {entry.steps[-1]}" for name, entry in state.series.items() if "." not in name
+    ]
     held = state.held_out.get("reward") or state.held_out.get("loss")
     if held:
-        lines.append(f"held-out  {number(held.values[0])} at step {held.steps[0]}, {number(held.last)} at step {held.steps[-1]}, best at step {state.best_step}")
+        first, last = f"{number(held.values[0])} at step {held.steps[0]}", f"{number(held.last)} at step {held.steps[-1]}"
+        lines.append(f"held-out  {first}, {last}, best at step {state.best_step}")
     if state.checkpoint is not None:
         lines.append(f"saved     {state.checkpoint.path} ({state.checkpoint.reason})")
     lines += [f"⚠ step {w.step}: {safe_text(w.message)} ({safe_text(w.remedy)})" for w in state.warnings[-5:]]
@@ -196,7 +213,8 @@ def ending(state: RunState) -> list[str]:
     interval = f"95% interval {number(found.get('low'))} to {number(found.get('high'))}, " if found.get("low") is not None else ""
     return [
         f"held-out {what}: base {number(found.get('base'))}, tuned {number(found.get('tuned'))} "
-        f"(difference {number(found.get('difference'))}, {interval}{found.get('n')} prompts; best at step {found.get('tuned_step')})",
+        f"(difference {number(found.get('difference'))}, {interval}{found.get('n')} prompts; "
+        f"best at step {found.get('tuned_step')})",
         f"adapter  {safe_text(str(found.get('adapter')))}",
         f"use it   {safe_text(str(found.get('command')))}",
     ]
@@ -208,7 +226,17 @@ def doctor(facts: Hardware, device: Mapping[str, Any]) -> list[str]:
     for key, value in facts.as_dict().items():
         if key == "warnings" or value is None:
             continue
-        shown = size(value) if key.endswith("_bytes") else ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        shown = (
+            size(value)
+            if key.endswith("_bytes")
+            else ", ".join(f"{k} {v}" for k, v in value.items())
+            if isinstance(value, dict)
+            else str(value)
+        )
         rows.append([key.removesuffix("_bytes").replace("_", " "), shown])
-    rows += [[f"mlx {key.replace('_', ' ')}", number(value) if isinstance(value, float) else str(value)] for key, value in device.items() if value is not None]
+    rows += [
+        [f"mlx {key.replace('_', ' ')}", number(value) if isinstance(value, float) else str(value)]
+        for key, value in device.items()
+        if value is not None
+    ]
     return [*table(rows), *(f"⚠ {line}" for line in facts.warnings)]

@@ -73,7 +73,9 @@ async def _plain(run: Run) -> RunState:
 def plain_line(event: Event, state: RunState) -> str:
     """The line that an event is worth, or nothing."""
     if event.type == "step":
-        shown = [f"{name} {number(entry.last)}" for name in ("reward", "loss", "length", "kl") if (entry := state.series.get(name))]
+        shown = [
+            f"{name} {number(entry.last)}" for name in ("reward", "loss", "length", "kl") if (entry := state.series.get(name))
+        ]
         seconds = state.series.get("seconds.total")
         return f"step {state.step:>5}/{state.steps}  {'  '.join(shown)}  {number(seconds.last if seconds else None)} s"
     if event.type == "eval":
@@ -181,5 +183,3 @@ def _tokens_per_second(state: RunState) -> float | None:
     """Completion tokens of the last step over its seconds, all phases counted."""
     tokens, seconds = _last(state, "tokens"), _last(state, "seconds.total")
     return tokens / seconds if tokens is not None and seconds else None
-
-

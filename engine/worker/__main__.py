@@ -15,7 +15,9 @@ from pathlib import Path
 
 def main(arguments: list[str]) -> int:
     """Run one verb; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m engine.worker", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m engine.worker", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     verbs = parser.add_subparsers(dest="verb", required=True)
     train = verbs.add_parser("run")
     train.add_argument("folder", type=Path)

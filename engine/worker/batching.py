@@ -61,7 +61,9 @@ class Batch:
         return tokens, (lengths[:, None] - 1 + np.arange(width, dtype=np.int32)[None]).astype(np.int32)
 
 
-def aggregation_weights(kind: Aggregate, lengths: Sequence[int], groups: Sequence[int], max_completion_tokens: int) -> list[float]:
+def aggregation_weights(
+    kind: Aggregate, lengths: Sequence[int], groups: Sequence[int], max_completion_tokens: int
+) -> list[float]:
     """The weight of every token of each of the update's completions (algorithms: one decomposition for every policy loss).
 
     `lengths` are completion tokens, `groups` the group of each completion; both cover the whole update, since N and K are per
@@ -97,9 +99,7 @@ def pack(
 ) -> list[Batch]:
     """Micro-batches of at most `micro_batch_rows` rows of like length; `old` and `ref` are looked up by a row's index."""
     ordered = sorted(rows, key=lambda row: (len(row.tokens), len(row.prompt), row.index))
-    return [
-        _batch(ordered[start : start + micro_batch_rows], old, ref) for start in range(0, len(ordered), micro_batch_rows)
-    ]
+    return [_batch(ordered[start : start + micro_batch_rows], old, ref) for start in range(0, len(ordered), micro_batch_rows)]
 
 
 def _batch(rows: Sequence[Row], old: Sequence[Floats] | None, ref: Sequence[Floats] | None) -> Batch:

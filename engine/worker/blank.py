@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_flatten
 from mlx_lm.models.llama import Model, ModelArgs
 from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
+
+from engine.worker.trees import flat
 
 PAD = "<|endoftext|>"
 END = "<|end|>"
@@ -58,16 +59,10 @@ def build_tokenizer() -> Tokenizer:
     tokenizer = Tokenizer(BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(
-        [AddedToken(text, special=True, normalized=False) for text in CONTROL_TOKENS]
-    )
-    tokenizer.add_tokens(
-        [AddedToken(text, special=False, normalized=False) for text in MARKUP_TOKENS]
-    )
+    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in CONTROL_TOKENS])
+    tokenizer.add_tokens([AddedToken(text, special=False, normalized=False) for text in MARKUP_TOKENS])
     reserved = VOCAB_SIZE - tokenizer.get_vocab_size()
-    tokenizer.add_special_tokens(
-        [AddedToken(f"<|reserved_{i}|>", special=True, normalized=False) for i in range(reserved)]
-    )
+    tokenizer.add_special_tokens([AddedToken(f"<|reserved_{i}|>", special=True, normalized=False) for i in range(reserved)])
     return tokenizer
 
 
@@ -116,10 +111,7 @@ def random_weights(config: dict[str, Any], seed: int) -> dict[str, mx.array]:
     A projection's values have the deviation `1/sqrt(inputs)`, those that write to the
     residual stream that over `sqrt(2 * layers)`, and the embedding's `0.05`.
     """
-    shapes = {
-        name: value.shape
-        for name, value in tree_flatten(Model(ModelArgs.from_dict(config)).parameters())
-    }
+    shapes = {name: value.shape for name, value in flat(Model(ModelArgs.from_dict(config)).parameters()).items()}
     keys = mx.random.split(mx.random.key(seed), len(shapes))
     weights: dict[str, mx.array] = {}
     for key, name in zip(keys, sorted(shapes), strict=True):

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
-from mlx.utils import tree_unflatten
 
 from engine.runs import record
 from engine.worker.model import Policy, adapter_config
 from engine.worker.trainer import Trainer
+from engine.worker.trees import nested, read_arrays
 
 ADAPTER_FILES = ("adapters.safetensors", "adapter_config.json")
 _ASIDE = ".tmp-"
@@ -44,12 +44,12 @@ def save(folder: Path, policy: Policy, trainer: Trainer, state: Mapping[str, Any
 
 def load(folder: Path, policy: Policy, trainer: Trainer) -> dict[str, Any]:
     """Put weights and optimizer back from the checkpoint `folder`; returns its state."""
-    weights = mx.load(str(folder / ADAPTER_FILES[0]))
+    weights = read_arrays(folder / ADAPTER_FILES[0])
     missing = set(policy.trainable()) ^ set(weights)
     if missing:
         raise ValueError(f"{folder}: the checkpoint's weights are not those of the model: {sorted(missing)[:3]}")
     policy.model.load_weights(list(weights.items()), strict=False)
-    trainer.optimizer.state = tree_unflatten(list(mx.load(str(folder / "optimizer.safetensors")).items()))
+    trainer.optimizer.state = nested(read_arrays(folder / "optimizer.safetensors"))
     mx.eval(policy.model.parameters(), trainer.optimizer.state)
     return read_state(folder)
 

@@ -126,7 +126,7 @@ class Companion:
                 for command in self.inbox.poll():
                     self._accept(command)
                 self._ending.wait(_POLL_SECONDS)
-        except BaseException as error:  # handed to the training thread, which fails the run with it
+        except BaseException as error:  # noqa: BLE001 - handed to the training thread, which fails the run with it
             self._error = error
             self._wake.set()
 

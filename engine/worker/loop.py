@@ -189,7 +189,12 @@ class Loop:
         self._saved, self._saved_t = place, time.monotonic()
         self.companion.phase = phase
         self.journal.write(
-            "checkpoint", step=place[0], update=max(place[1], 0), path=f"checkpoints/{name}", reason=reason, seconds=time.perf_counter() - start
+            "checkpoint",
+            step=place[0],
+            update=max(place[1], 0),
+            path=f"checkpoints/{name}",
+            reason=reason,
+            seconds=time.perf_counter() - start,
         )
 
     def _finish(self) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx.utils import tree_flatten, tree_map, tree_unflatten
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import load
@@ -18,6 +17,7 @@ from engine.config import AdapterConfig
 from engine.errors import InputError
 from engine.types import Message
 from engine.worker import keys
+from engine.worker.trees import flat, nested
 
 _BODIES = ("model", "backbone", "transformer")  # names under which mlx_lm's models keep everything below the head
 _ROUTERS = ("gate", "router", "shared_expert_gate")  # adapters on routers make near-ties flip between sampler and trainer
@@ -37,11 +37,12 @@ class Policy:
         self.folder = folder
         self.stop_ids = frozenset(int(i) for i in tokenizer.eos_token_ids)
         self.splits = _head_can_be_split(model)
-        self._initial: list[tuple[str, mx.array]] | None = None  # full training with a reference only
+        self._initial: dict[str, mx.array] | None = None  # full training with a reference only
 
     def hidden(self, tokens: mx.array, cache: Any = None) -> mx.array:
         """Hidden states [B, T, D] after the last layer; where the head cannot be parted, the logits [B, T, V]."""
-        return _body(self.model)(tokens, cache=cache) if self.splits else self.model(tokens, cache=cache)
+        run = _body(self.model) if self.splits else self.model
+        return cast(mx.array, run(tokens, cache=cache))
 
     def head(self, hidden: mx.array) -> mx.array:
         """Logits [B, T, V] of hidden states; the identity where the head cannot be parted."""
@@ -49,11 +50,11 @@ class Policy:
 
     def trainable(self) -> dict[str, mx.array]:
         """Trainable arrays by name."""
-        return dict(tree_flatten(self.model.trainable_parameters()))
+        return flat(self.model.trainable_parameters())
 
     def keep_initial(self) -> None:
         """Hold the current weights as the reference of full training (a second copy, made only where beta > 0)."""
-        self._initial = tree_flatten(tree_map(mx.array, self.model.trainable_parameters()))
+        self._initial = self.trainable()  # arrays are never changed in place: these stay what they are
 
     @contextmanager
     def reference(self) -> Iterator[None]:
@@ -61,19 +62,19 @@ class Policy:
         if self.adapter.type == "full":
             if self._initial is None:
                 raise ValueError("full training has a reference only after keep_initial()")
-            current = tree_flatten(self.model.trainable_parameters())
-            self.model.update(tree_unflatten(self._initial))
+            current = self.trainable()
+            self.model.update(nested(self._initial))
             try:
                 yield
             finally:
-                self.model.update(tree_unflatten(current))
+                self.model.update(nested(current))
             return
-        adapted = [(name, module) for name, module in self.model.named_modules() if "lora_a" in module]
-        self.model.update_modules(tree_unflatten([(name, _base(module)) for name, module in adapted]))
+        adapted = {name: module for name, module in self.model.named_modules() if "lora_a" in module}
+        self.model.update_modules(nested({name: _base(module) for name, module in adapted.items()}))
         try:
             yield
         finally:
-            self.model.update_modules(tree_unflatten(adapted))
+            self.model.update_modules(nested(adapted))
 
     def render(self, messages: Sequence[Message], completion: str | None = None) -> tuple[str, list[int], list[int]]:
         """The prompt's text, its ids, and the completion's ids with the stop token ([] without a completion).
@@ -115,9 +116,11 @@ def load_policy(folder: Path, adapter: AdapterConfig, seed: int) -> Policy:
     model keeps its own type. Raises InputError where mlx_lm cannot load the folder or the adapter fits no module.
     """
     try:
-        model, tokenizer = load(str(folder))
+        model, tokenizer = load(str(folder))[:2]
     except (ValueError, KeyError, OSError) as error:
-        raise InputError(f"mlx_lm cannot load this model: {error}", where=str(folder), remedy="check the folder, or update mlx-lm") from error
+        raise InputError(
+            f"mlx_lm cannot load this model: {error}", where=str(folder), remedy="check the folder, or update mlx-lm"
+        ) from error
     if mx.default_device().type == mx.DeviceType.cpu:
         model.set_dtype(mx.float32)
     apply_adapter(model, adapter, seed, str(folder))
@@ -131,7 +134,11 @@ def apply_adapter(model: nn.Module, adapter: AdapterConfig, seed: int, where: st
     if adapter.type == "full":
         quantised = [name for name, module in model.named_modules() if hasattr(module, "bits")]
         if quantised:
-            raise InputError("a quantised model cannot be trained in full", where=where, remedy="use adapter.type: lora, or an unquantised model")
+            raise InputError(
+                "a quantised model cannot be trained in full",
+                where=where,
+                remedy="use adapter.type: lora, or an unquantised model",
+            )
         model.unfreeze()
         return
     model.freeze()
@@ -139,9 +146,11 @@ def apply_adapter(model: nn.Module, adapter: AdapterConfig, seed: int, where: st
     chosen = adapter.keys if adapter.keys is not None else default_keys(model, adapter.type)
     layers = len(model.layers) if adapter.layers < 0 else adapter.layers
     linear_to_lora_layers(model, layers, {**lora_parameters(adapter), "keys": set(chosen)}, use_dora=adapter.type == "dora")
-    if not tree_flatten(model.trainable_parameters()):
+    if not flat(model.trainable_parameters()):
         known = ", ".join(default_keys(model, adapter.type)[:8])
-        raise InputError(f"adapter.keys {adapter.keys} match no module", where=where, remedy=f"paths inside a layer, such as {known}")
+        raise InputError(
+            f"adapter.keys {adapter.keys} match no module", where=where, remedy=f"paths inside a layer, such as {known}"
+        )
 
 
 def default_keys(model: nn.Module, kind: str) -> list[str]:
@@ -167,7 +176,12 @@ def adapter_config(policy: Policy) -> dict[str, Any]:
     """What mlx_lm needs to put the adapter back: its own adapter_config.json, keys written out."""
     adapter = policy.adapter
     if adapter.type == "full":
-        return {"fine_tune_type": "full", "num_layers": len(policy.model.layers), "lora_parameters": {}, "model": str(policy.folder)}
+        return {
+            "fine_tune_type": "full",
+            "num_layers": len(policy.model.layers),
+            "lora_parameters": {},
+            "model": str(policy.folder),
+        }
     chosen = sorted(adapter.keys if adapter.keys is not None else _adapted_keys(policy.model))
     return {
         "fine_tune_type": adapter.type,
@@ -218,7 +232,7 @@ class _Lender(nn.Module):
     """Gives its input back unchanged, and the wrapped body's attributes (a tied embedding, say) to whoever asks."""
 
     def __init__(self, body: nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         object.__setattr__(self, "_wrapped", body)
 
     def __call__(self, hidden: mx.array, *_: Any, **__: Any) -> mx.array:

@@ -25,7 +25,12 @@ class Judge:
         self.process.start()
 
     def groups(
-        self, prompts: Sequence[Prompt], examples: Sequence[Example], rollouts: Sequence[Sequence[Rollout]], mode: Advantage, step: int
+        self,
+        prompts: Sequence[Prompt],
+        examples: Sequence[Example],
+        rollouts: Sequence[Sequence[Rollout]],
+        mode: Advantage,
+        step: int,
     ) -> list[Group]:
         """The step's groups, in the order of `prompts`. Raises InputError where a reward failed on every completion."""
         flat = [(example, rollout) for example, members in zip(examples, rollouts, strict=True) for rollout in members]
@@ -33,7 +38,9 @@ class Judge:
         columns: dict[str, list[Any]] = {name: [example.columns.get(name) for example, _ in flat] for name in names}
         columns["answer"] = [example.answer for example, _ in flat]
         scores = self.process.score(
-            [example.messages[-1].content for example, _ in flat], [rollout.text for _, rollout in flat], columns
+            [prompt.text for prompt, members in zip(prompts, rollouts, strict=True) for _ in members],
+            [rollout.text for _, rollout in flat],
+            columns,
         )
         for error in scores.errors:
             self.warn(

@@ -50,10 +50,12 @@ def run(folder: Path, lock_fd: int, resume: bool) -> int:
             record.update(state="stopped", step=companion.step)
         except InputError as error:
             return _failed(record, journal, companion, str(error), error.remedy, "input")
-        except Exception as error:  # the worker's last word: whatever went wrong is journalled, with its traceback in the log
+        except Exception as error:  # noqa: BLE001 - the worker's last word: whatever went wrong is journalled, with its traceback in the log
             traceback.print_exc()
             text = f"{type(error).__name__}: {error}"
-            return _failed(record, journal, companion, text, f"see {record.log_file}; resume goes on from the last checkpoint", "error")
+            return _failed(
+                record, journal, companion, text, f"see {record.log_file}; resume goes on from the last checkpoint", "error"
+            )
     return 0
 
 
@@ -111,7 +113,11 @@ def _task(config: RunConfig, policy: Policy, rows: int, warn: Warn) -> Task:
                 remedy="raise max_prompt_tokens (and, for sft, max_completion_tokens)",
             )
         if len(kept) < len(given):
-            warn("rows-too-long", f"{len(given) - len(kept)} of {len(given)} {what} rows are over the token limits and left out", "raise them")
+            warn(
+                "rows-too-long",
+                f"{len(given) - len(kept)} of {len(given)} {what} rows are over the token limits and left out",
+                "raise them",
+            )
     return task
 
 

@@ -16,6 +16,7 @@ from mlx_lm.models.cache import make_prompt_cache
 from engine.types import Prompt, Rollout
 from engine.worker import keys
 from engine.worker.model import Policy
+from engine.worker.trees import floats
 
 _SHRINK = 0.75  # finished rows are dropped from the batch when no more than this share is still running: a drop copies the cache
 
@@ -51,10 +52,10 @@ def sample(
         if position + 1 < max_tokens:
             logits = policy.model(token[:, None], cache=cache)[:, -1]
             mx.async_eval(token, logprob, logits)
-        for place, (one, value) in enumerate(zip(token.tolist(), logprob.tolist(), strict=True)):
+        for place, (one, value) in enumerate(zip(floats(token), floats(logprob), strict=True)):
             row = running[place]
             if not done[row]:
-                taken[row].append(one)
+                taken[row].append(int(one))
                 scored[row].append(value)
                 done[row] = one in policy.stop_ids
         alive()

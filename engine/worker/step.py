@@ -26,7 +26,13 @@ class RewardTask:
     """GRPO and its relatives. A step is one rollout batch with all its updates."""
 
     def __init__(
-        self, policy: Policy, config: RunConfig, train: Sequence[Example], held_out: Sequence[Example], judge: Judge, micro_batch_rows: int
+        self,
+        policy: Policy,
+        config: RunConfig,
+        train: Sequence[Example],
+        held_out: Sequence[Example],
+        judge: Judge,
+        micro_batch_rows: int,
     ) -> None:
         self.policy = policy
         self.config = config

@@ -14,7 +14,6 @@ from engine.types import StepMetrics
 from engine.worker.batching import Batch
 from engine.worker.work import StepWork
 
-
 Warn = Callable[..., None]  # (kind, message, remedy, **more): a warning in plain words with what to do about it
 
 

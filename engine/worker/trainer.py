@@ -9,13 +9,14 @@ from dataclasses import dataclass
 import mlx.core as mx
 import mlx.nn as nn
 import mlx.optimizers as optim
-from mlx.utils import tree_flatten, tree_map, tree_reduce
+from mlx.utils import tree_map, tree_reduce
 
 from engine.config import OptimConfig
 from engine.worker import keys
 from engine.worker.batching import Batch
 from engine.worker.losses import STATS
 from engine.worker.model import Policy
+from engine.worker.trees import flat, floats, scalar
 
 # (batch) -> loss (scalar sum) and statistics; called inside the differentiated function, so it must run the model itself.
 Loss = Callable[[Batch], tuple[mx.array, mx.array]]
@@ -83,18 +84,18 @@ class Trainer:
             total, stats = total + value, stats + sums
             mx.eval(gradient, total, stats)
         norm = mx.sqrt(tree_reduce(lambda sum_, g: sum_ + mx.square(g.astype(mx.float32)).sum(), gradient, mx.zeros(())))
-        grad_norm, loss_value = float(norm.item()), float(total.item())
+        grad_norm, loss_value = scalar(norm), scalar(total)
         applied = math.isfinite(grad_norm) and math.isfinite(loss_value)
         if applied:
             if grad_norm > self.config.max_grad_norm:
                 scale = self.config.max_grad_norm / grad_norm
                 gradient = tree_map(lambda g: g * scale, gradient)
-            self.optimizer.learning_rate = rate  # type: ignore[assignment]
+            self.optimizer.learning_rate = rate
             self.optimizer.update(self.policy.model, gradient)
             mx.eval(self.policy.model.trainable_parameters(), self.optimizer.state)
-        sums_by_name = dict(zip(STATS, stats.tolist(), strict=True))
+        sums_by_name = dict(zip(STATS, floats(stats), strict=True))
         return UpdateResult(loss_value, grad_norm, rate, sums_by_name, applied)
 
     def state(self) -> dict[str, mx.array]:
         """The optimizer's arrays by name (moments, step, rate)."""
-        return dict(tree_flatten(self.optimizer.state))
+        return flat(self.optimizer.state)

@@ -79,7 +79,9 @@ def outcome(run: Run) -> dict[str, Any]:
         "weights": load_file(last / "adapters.safetensors"),
         "optimizer": load_file(last / "optimizer.safetensors"),
         "best": load_file(run.record.adapters_dir / "adapters.safetensors"),
-        "samples": {path.name: [json.loads(line) for line in path.open()] for path in sorted(run.record.samples_dir.glob("*.jsonl"))},
+        "samples": {
+            path.name: [json.loads(line) for line in path.open()] for path in sorted(run.record.samples_dir.glob("*.jsonl"))
+        },
         "metrics": {
             name: (list(entry.steps), list(entry.values))
             for name, entry in series.items()

@@ -45,15 +45,18 @@ def case(policy: Policy, objective: Objective) -> tuple[list[Row], list[np.ndarr
 def total_loss(policy: Policy, objective: Objective, batches: Sequence[Batch]) -> mx.array:
     loss = mx.zeros(())
     for batch in batches:
-        loss = loss + policy_loss(
-            completion_logprobs(policy, batch, 1.0),
-            objective=objective,
-            mask=mx.array(batch.mask),
-            advantage=mx.array(batch.advantage),
-            weight=mx.array(batch.weight),
-            old=mx.array(batch.old),
-            ref=mx.array(batch.ref),
-        )[0]
+        loss = (
+            loss
+            + policy_loss(
+                completion_logprobs(policy, batch, 1.0),
+                objective=objective,
+                mask=mx.array(batch.mask),
+                advantage=mx.array(batch.advantage),
+                weight=mx.array(batch.weight),
+                old=mx.array(batch.old),
+                ref=mx.array(batch.ref),
+            )[0]
+        )
     return loss
 
 

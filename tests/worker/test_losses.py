@@ -121,7 +121,9 @@ def test_stats_count_what_the_clip_did() -> None:
 def test_nothing_of_the_reference_is_used_at_beta_zero() -> None:
     mask, advantage, weight = mx.ones((1, 2)), mx.ones((1, 2)), mx.ones(1)
     poison = mx.full((1, 2), float("nan"))
-    loss, _ = policy_loss(mx.array([[-1.0, -2.0]]), objective=Objective(), mask=mask, advantage=advantage, weight=weight, ref=poison)
+    loss, _ = policy_loss(
+        mx.array([[-1.0, -2.0]]), objective=Objective(), mask=mask, advantage=advantage, weight=weight, ref=poison
+    )
     assert loss.item() == -2.0
 
 

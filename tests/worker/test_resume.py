@@ -24,7 +24,9 @@ def considered(prompts, completions, answer):
 
 
 def phase(name: str, step: int, update: int | None = None) -> Callable[[Event], bool]:
-    return lambda e: e.type == "phase" and e.fields["name"] == name and e.fields["step"] == step and e.fields.get("update") == update
+    return lambda e: (
+        e.type == "phase" and e.fields["name"] == name and e.fields["step"] == step and e.fields.get("update") == update
+    )
 
 
 def until(wanted: Callable[[Event], bool]) -> Callable[[Run, int], None]:
@@ -56,7 +58,10 @@ async def killed_run(home: Path, config: object, moments: dict[str, Callable[[Ru
         await asyncio.to_thread(wait, run, since)
         await asyncio.to_thread(kill, run)
         since = (await run.state()).seq
-        assert (await run.state()).state in ("lost", "starting")  # just started, it is given some seconds before it is called lost
+        assert (await run.state()).state in (
+            "lost",
+            "starting",
+        )  # just started, it is given some seconds before it is called lost
         await run.resume()
     state = await run.wait()
     assert state.state == "finished", state.failure
@@ -69,7 +74,13 @@ async def test_grpo_killed_at_ten_moments_ends_with_the_same_bits(tmp_path: Path
     judge.write_text(SLOW_JUDGE)
     rewards = [{"name": "answer", "weight": 1.0}, {"name": "considered", "weight": 0.5, "file": str(judge)}]
     config = small_config(
-        "grpo", rewards=rewards, objective__minibatches=4, objective__beta=0.02, run__steps=6, run__eval_every=3, run__keep_checkpoints=9
+        "grpo",
+        rewards=rewards,
+        objective__minibatches=4,
+        objective__beta=0.02,
+        run__steps=6,
+        run__eval_every=3,
+        run__keep_checkpoints=9,
     )
     moments = {
         "while loading": until(lambda e: e.type == "started"),

@@ -39,7 +39,9 @@ def plain(policy: Policy, row: Row, temperature: float) -> np.ndarray:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("kind", ["lora", "dora", "full"])
-def test_sampler_and_trainer_agree_with_a_plain_forward(make_policy: Callable[..., Policy], kind: str, temperature: float) -> None:
+def test_sampler_and_trainer_agree_with_a_plain_forward(
+    make_policy: Callable[..., Policy], kind: str, temperature: float
+) -> None:
     policy = make_policy(kind)
     nudge(policy)
     rows = rollout_rows(policy, prompts_of(policy, *TEXTS), temperature)
@@ -53,7 +55,9 @@ def test_sampler_and_trainer_agree_with_a_plain_forward(make_policy: Callable[..
 
 def nudge(policy: Policy) -> None:
     """Move every trained weight, so that an adapter does something (a fresh LoRA adds exactly 0)."""
-    moved = [(name, value + 0.05 * mx.random.normal(value.shape, key=mx.random.key(7))) for name, value in policy.trainable().items()]
+    moved = [
+        (name, value + 0.05 * mx.random.normal(value.shape, key=mx.random.key(7))) for name, value in policy.trainable().items()
+    ]
     policy.model.load_weights(moved, strict=False)
 
 

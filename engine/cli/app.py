@@ -17,10 +17,11 @@ from engine import config as configs
 from engine import hardware, methods, share
 from engine.api import Engine, Run
 from engine.cli import build_demo as demo_recipe
-from engine.cli import screens, watch
+from engine.cli import modes, screens, watch
 from engine.config import RunConfig
 from engine.errors import InputError
 from engine.runs.journal import jsonable
+from engine.runs.state import RunState
 from engine.safe_text import safe_text
 
 T = TypeVar("T")
@@ -119,10 +120,18 @@ def demo(
     It is a small transformer that answers arithmetic at once, mostly wrong, or thinks first, mostly right. Only the answer is
     rewarded; you see it discover that thinking pays.
     """
-    _start(_load("demo", settings, seed).config, False, as_json, headless)
+    _start(_load("demo", settings, seed).config, False, as_json, headless, epilogue=_demo_epilogue)
 
 
-def _start(config: RunConfig, detach: bool, as_json: bool, headless: bool) -> None:
+def _demo_epilogue(run: Run, state: RunState) -> list[str]:
+    """What the embedded model did at its first and at its last step."""
+    if state.state != "finished" or state.step < 1:
+        return []
+    steps = {"before": 1, "after": state.step}
+    return [f"{when:<8} {modes.of_step(run.record, step).sentence()}" for when, step in steps.items()]
+
+
+def _start(config: RunConfig, detach: bool, as_json: bool, headless: bool, epilogue: watch.Epilogue = watch.nothing) -> None:
     async def go() -> int:
         run = await Engine().start(config)
         if detach:
@@ -132,7 +141,7 @@ def _start(config: RunConfig, detach: bool, as_json: bool, headless: bool) -> No
                 print(f"{run.id} is training on its own; `droid-tune attach {run.id}` shows it")
             return 0
         if not as_json:
-            return await watch.watch(run, plain=headless or not sys.stdout.isatty())
+            return await watch.watch(run, plain=headless or not sys.stdout.isatty(), epilogue=epilogue)
         state = await run.wait()
         _json(state.as_dict())
         return watch.exit_status(state)
@@ -304,7 +313,7 @@ def schema() -> None:
 def build_demo(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder for the model.")],
     datasets: Annotated[Path | None, typer.Option("--datasets", help="Write the embedded model's data files here.")] = None,
-    steps: Annotated[int, typer.Option("--steps", help="Supervised steps of 64 rows.")] = 2400,
+    steps: Annotated[int, typer.Option("--steps", help="Supervised steps of 64 rows.")] = 2500,
 ) -> None:
     """Make the embedded model again, from random weights, with the product's own supervised training."""
     if datasets is not None:

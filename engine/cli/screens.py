@@ -125,21 +125,39 @@ def _numbers(lines: Sequence[int]) -> str:
 
 
 def estimate(found: Estimate) -> list[str]:
-    """The memory plan: every part in bytes, the peak of each phase, what was assumed."""
-    rows: list[list[str]] = []
-
-    def add(prefix: str, values: Mapping[str, Any]) -> None:
-        for key, value in values.items():
-            if isinstance(value, Mapping):
-                add(f"{prefix}{key}.", value)
-            elif key.endswith("_bytes") or prefix.startswith("bytes"):
-                rows.append([f"{prefix}{key}".removesuffix("_bytes").replace("_", " "), size(value)])
-            elif not isinstance(value, list | tuple) and value is not None:
-                rows.append([f"{prefix}{key}".replace("_", " "), str(value)])
-
-    tree = found.as_dict()
-    add("", tree)
-    return [*table(rows, right=(1,)), "", *(f"assumed  {line}" for line in found.assumptions)]
+    """The memory plan: each phase's peak in its parts, the phase that binds first, and what was taken for granted."""
+    held = [
+        ("weights", found.weights_bytes),
+        ("adapter", found.adapter_bytes),
+        ("optimizer", found.optimizer_bytes),
+        ("reference", found.reference_bytes),
+    ]
+    phases = [
+        (
+            "update",
+            found.update_peak_bytes,
+            [("activations", found.activation_bytes), ("logits", found.logits_bytes), ("gradient", found.gradient_bytes)],
+        )
+    ]
+    if found.rollout_peak_bytes is not None:
+        phases.append(
+            ("rollout", found.rollout_peak_bytes, [("kv cache", found.cache_bytes), ("logits", found.rollout_logits_bytes)])
+        )
+    phases.sort(key=lambda phase: phase[0] != found.binding_phase)
+    verdict = "✓ fits" if found.fits else "✕ does not fit"
+    rows = [["held throughout", ""], *([f"  {name}", size(count)] for name, count in held if count)]
+    for name, peak, parts in phases:
+        rows += [[f"peak of the {name}", size(peak)], *([f"  {part}", size(count)] for part, count in parts if count)]
+    return [
+        f"peak {size(found.peak_bytes)} of {size(found.limit_bytes)} allowed, in the {found.binding_phase}  {verdict}",
+        "",
+        *table(rows, right=(1,)),
+        "",
+        f"trains   {found.trainable_parameters:,} parameters in micro-batches of {found.micro_batch_rows} rows, "
+        f"{found.dtype} on {found.backend}",
+        f"note     {found.seconds_reason}",
+        *(f"assumed  {line}" for line in found.assumptions),
+    ]
 
 
 def runs(rows: Sequence[RunSummary]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import Callable
 from contextlib import aclosing
 
 from rich.cells import cell_len, set_cell_size
@@ -30,10 +31,18 @@ def exit_status(state: RunState) -> int:
     return 0 if state.state in ("finished", "stopped") else 1
 
 
-async def watch(run: Run, *, plain: bool) -> int:
+Epilogue = Callable[[Run, RunState], list[str]]  # more lines for the end
+
+
+def nothing(run: Run, state: RunState) -> list[str]:
+    """No epilogue."""
+    return []
+
+
+async def watch(run: Run, *, plain: bool, epilogue: Epilogue = nothing) -> int:
     """Show the run until it ends; returns its exit status."""
     state = await (_plain(run) if plain else _live(run))
-    for line in screens.ending(state):
+    for line in [*screens.ending(state), *epilogue(run, state)]:
         print(line)
     if state.state == "lost":
         print(f"its worker is gone; droid-tune resume {run.id} goes on from the last checkpoint")

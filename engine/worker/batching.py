@@ -13,6 +13,7 @@ from engine.worker import keys
 
 Ints = NDArray[np.int32]
 Floats = NDArray[np.float32]
+_STRETCH = 1.5  # a batch holds no row that is longer than this times its shortest
 _WIDTH = 8  # widths are rounded up to a multiple of this, so that steps reuse buffers and few shapes occur
 
 
@@ -97,9 +98,21 @@ def pack(
     old: Sequence[Floats] | None = None,
     ref: Sequence[Floats] | None = None,
 ) -> list[Batch]:
-    """Micro-batches of at most `micro_batch_rows` rows of like length; `old` and `ref` are looked up by a row's index."""
-    ordered = sorted(rows, key=lambda row: (len(row.tokens), len(row.prompt), row.index))
-    return [_batch(ordered[start : start + micro_batch_rows], old, ref) for start in range(0, len(ordered), micro_batch_rows)]
+    """Micro-batches of at most `micro_batch_rows` rows of like length; `old` and `ref` are looked up by a row's index.
+
+    Rows are sorted by length, and a new batch begins where a row is more than half as long again as the batch's first: so no
+    row is padded by more than half its length.
+    """
+    parts: list[list[Row]] = []
+    for row in sorted(rows, key=lambda row: (_round_up(len(row.tokens)), len(row.prompt), row.index)):
+        if not parts or len(parts[-1]) == micro_batch_rows or _width(row) > _STRETCH * _width(parts[-1][0]):
+            parts.append([])
+        parts[-1].append(row)
+    return [_batch(part, old, ref) for part in parts]
+
+
+def _width(row: Row) -> int:
+    return len(row.prompt) + _round_up(len(row.tokens))
 
 
 def _batch(rows: Sequence[Row], old: Sequence[Floats] | None, ref: Sequence[Floats] | None) -> Batch:

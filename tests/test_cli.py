@@ -1,0 +1,230 @@
+"""The command line as a user meets it: real processes, real workers, a real terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engine.share import demo_model
+from tests.support.live import DEADLINE_SECONDS, await_condition, await_event
+
+COMMAND = [sys.executable, "-P", "-m", "tui"]
+SMALL = ("run.steps=2", "run.eval_rows=8", "run.checkpoint_every=1")
+SMALL_RL = (*SMALL, "sampling.prompts_per_step=4", "sampling.group_size=4")
+
+
+def droid_tune(home: Path, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run the command line with its own home; DROID_TUNE_HOME/runs holds its runs."""
+    return subprocess.run(
+        [*COMMAND, *arguments],
+        env={**os.environ, "DROID_TUNE_HOME": str(home), "COLUMNS": "200"},
+        cwd=cwd or home,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        check=False,
+    )
+
+
+def settings(*pairs: str) -> list[str]:
+    return [part for pair in pairs for part in ("--set", pair)]
+
+
+def answer(done: subprocess.CompletedProcess[str]) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("recipe", ["sft", "grpo", "dr_grpo", "gspo"])
+def test_every_method_finishes_from_its_recipe_and_mlx_lm_uses_the_adapter(tmp_path: Path, recipe: str) -> None:
+    """Headless, from the packaged recipe; full weights for one of them, low-rank adapters for the others."""
+    small = SMALL if recipe == "sft" else SMALL_RL
+    kind = ("adapter.type=full",) if recipe == "dr_grpo" else ()
+    state = answer(droid_tune(tmp_path, "train", recipe, "--json", *settings(*small, *kind)))
+    assert state["state"] == "finished" and state["step"] == 2
+    assert state["metrics"]["grad_norm"]["value"] >= 0
+    adapter = state["result"]["adapter"]
+    assert str(adapter) in state["result"]["command"]
+    generated = subprocess.run(
+        [
+            *(sys.executable, "-P", "-m", "mlx_lm", "generate", "--model", str(demo_model()), "--adapter-path", adapter),
+            *("--prompt", "What is 12+13?", "--max-tokens", "8", "--verbose", "False"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        check=False,
+    )
+    assert generated.returncode == 0, generated.stderr
+    assert generated.stdout.startswith(("<think>", "<answer>"))
+
+
+ROWS = '{"prompt": "1+1?", "answer": "2"}\n{"prompt": "1+2?", "answer": "3"}\n{"prompt": "2+2?", "answer": "4"}\n'
+BAD = {  # what is wrong -> (config changes, what the message must hold)
+    "missing file": ({"data": "{train: nowhere.jsonl}"}, ["nowhere.jsonl"]),
+    "empty file": ({"data": "{train: empty.jsonl}"}, ["empty.jsonl"]),
+    "no json": ({"data": "{train: broken.jsonl}"}, ["broken.jsonl", "2"]),
+    "unknown key": ({"optim": "{learning_rat: 1.0e-5}"}, ["learning_rat", "learning_rate"]),
+    "unknown method": ({"method": "grpoo"}, ["grpoo", "grpo"]),
+    "no model": ({"model": "folder"}, ["folder", "config.json"]),
+    "reward import": ({"rewards": "[{name: f, file: bad.py}]"}, ["bad.py", "nonexistent_module"]),
+    "unknown reward": ({"rewards": "[{name: anser}]"}, ["anser", "answer"]),
+    "too many mini-batches": ({"objective": "{minibatches: 9}"}, ["minibatches", "9"]),
+    "value of a wrong type": ({"run": "{steps: many}"}, ["run.steps", "many"]),
+    "illegal combination": ({"objective": "{surrogate: cispo, ratio: sequence}"}, ["objective.ratio"]),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_message_with_exit_code_2_and_leaves_no_run(tmp_path: Path, name: str) -> None:
+    changes, expected = BAD[name]
+    (tmp_path / "rows.jsonl").write_text(ROWS)
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "broken.jsonl").write_text('{"prompt": "1+1?", "answer": "2"}\n{"prompt": \n')
+    (tmp_path / "bad.py").write_text("import nonexistent_module\n")
+    (tmp_path / "folder").mkdir()
+    config = {"model": "demo", "method": "grpo", "data": "{train: rows.jsonl}", "rewards": "[{name: answer}]", **changes}
+    (tmp_path / "config.yaml").write_text("".join(f"{key}: {value}\n" for key, value in config.items()))
+    done = droid_tune(tmp_path, "train", "config.yaml")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("error") == 1 and "try " in done.stderr
+    for part in expected:
+        assert part in done.stderr
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+    as_json = droid_tune(tmp_path, "train", "config.yaml", "--json")
+    assert as_json.returncode == 2
+    assert json.loads(as_json.stdout).keys() == {"error", "where", "remedy"}
+
+
+def test_commands_about_a_run(tmp_path: Path) -> None:
+    """Started detached, paused, resumed, saved, stopped: each answered, each visible in status and in the journal."""
+    started = answer(droid_tune(tmp_path, "train", "grpo", "--detach", "--json", *settings(*SMALL_RL, "run.steps=500")))
+    run_id = started["id"]
+    journal = Path(started["folder"]) / "events.jsonl"
+    run = _run(tmp_path, run_id)
+    await_event(run, 0, lambda e: e.type == "step")
+    assert answer(droid_tune(tmp_path, "pause", run_id, "--json"))["answer"] in ("accepted", "done")
+    await_event(run, 0, lambda e: e.type == "paused")
+    assert answer(droid_tune(tmp_path, "status", run_id, "--json"))["state"] == "paused"
+    assert droid_tune(tmp_path, "pause", run_id).returncode == 2
+    assert droid_tune(tmp_path, "resume", run_id).returncode == 0
+    assert droid_tune(tmp_path, "checkpoint", run_id).returncode == 0
+    await_event(run, 0, lambda e: e.type == "checkpoint" and e.fields["reason"] == "command")
+    assert [row["state"] for row in answer(droid_tune(tmp_path, "runs", "--json"))] == ["running"]
+    assert droid_tune(tmp_path, "stop", run_id[:3]).returncode == 0
+    assert droid_tune(tmp_path, "attach", run_id).returncode == 0
+    state = answer(droid_tune(tmp_path, "status", run_id, "--json"))
+    assert state["state"] == "stopped" and 0 < state["step"] < 500
+    logged = droid_tune(tmp_path, "logs", run_id, "--json").stdout.splitlines()
+    assert len(logged) == len(journal.read_text().splitlines())
+    assert json.loads(logged[-1])["type"] == "stopped"
+    assert droid_tune(tmp_path, "stop", run_id).returncode == 2
+
+
+def _run(home: Path, run_id: str) -> Any:
+    from engine.api import Run
+    from engine.runs.record import find
+
+    return Run(find(run_id, home))
+
+
+class Terminal:
+    """A real pseudo-terminal of 80x24 with a command in it."""
+
+    def __init__(self, home: Path, *arguments: str) -> None:
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.process = subprocess.Popen(
+            [*COMMAND, *arguments],
+            env={**os.environ, "DROID_TUNE_HOME": str(home), "TERM": "xterm-256color"},
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # its controlling terminal: a hang-up reaches it
+        )
+        os.close(slave)
+        self.shown = ""
+
+    def wait_for(self, text: str) -> None:
+        """Read until `text` has been painted."""
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while text not in self.shown:
+            assert time.monotonic() < deadline, f"{text!r} never came; shown: {self.shown[-2000:]}"
+            if select.select([self.master], [], [], 0.1)[0]:
+                self.shown += os.read(self.master, 1 << 16).decode("utf-8", "replace")
+
+    def hang_up(self) -> int:
+        """Close the terminal; the viewer's exit status."""
+        os.close(self.master)
+        return self.process.wait(DEADLINE_SECONDS)
+
+
+def test_hanging_up_a_viewer_leaves_the_run_alone_and_another_sees_the_whole_curve(tmp_path: Path) -> None:
+    started = answer(droid_tune(tmp_path, "train", "grpo", "--detach", "--json", *settings(*SMALL_RL, "run.steps=40")))
+    run = _run(tmp_path, started["id"])
+    first = Terminal(tmp_path, "attach", started["id"])
+    first.wait_for("held-out")
+    first.wait_for("newest group")
+    pid = run.record.summary().pid
+    assert first.hang_up() != 0
+    seen = len(run.record.journal_file.read_bytes())
+    await_condition(lambda: len(run.record.journal_file.read_bytes()) > seen, "further events")
+    second = Terminal(tmp_path, "attach", started["id"])
+    second.wait_for("mlx_lm.generate")
+    assert second.process.wait(DEADLINE_SECONDS) == 0
+    state = answer(droid_tune(tmp_path, "status", started["id"], "--json"))
+    assert (state["state"], state["step"], state["resumes"], state["pid"]) == ("finished", 40, 0, pid)
+    steps = [e.fields["step"] for e in _events(run) if e.type == "step"]
+    assert steps == list(range(1, 41))
+
+
+def _events(run: Any) -> Any:
+    from tests.support.live import events
+
+    return events(run)
+
+
+def test_verbs_that_only_read(tmp_path: Path) -> None:
+    assert "droid-tune demo" in droid_tune(tmp_path, "runs").stdout
+    assert droid_tune(tmp_path).stdout == droid_tune(tmp_path, "runs").stdout
+    methods = answer(droid_tune(tmp_path, "methods", "--json"))
+    assert [m["id"] for m in methods] == ["sft", "grpo", "dr_grpo", "gspo"]
+    assert "arXiv 2507.18071" in droid_tune(tmp_path, "methods").stdout
+    report = answer(droid_tune(tmp_path, "validate", "datasets/arithmetic-train.jsonl", "--model", "demo", "--json"))
+    assert (report["rows"], report["usable"], report["verdict"]) == (512, 512, "ready")
+    found = answer(droid_tune(tmp_path, "estimate", "grpo", "--json"))
+    assert found["weights_bytes"] == 99_648 * 4 or found["weights"] == 99_648 * 4
+    doctor = answer(droid_tune(tmp_path, "doctor", "--json"))
+    assert doctor["mlx"]["matmul_gflops"] > 0
+    assert "properties" in answer(droid_tune(tmp_path, "schema"))
+
+
+def test_every_verb_teaches(tmp_path: Path) -> None:
+    verbs = ["train", "demo", "methods", "validate", "estimate", "runs", "attach", "status", "logs"]
+    for verb in [*verbs, "pause", "resume", "stop", "checkpoint", "doctor"]:
+        shown = droid_tune(tmp_path, verb, "--help")
+        assert shown.returncode == 0 and len(shown.stdout) > 150, verb
+        assert verb == "attach" or "--json" in shown.stdout, verb
+
+
+def test_validate_names_every_unusable_row_and_exits_with_2_when_nothing_can_be_used(tmp_path: Path) -> None:
+    (tmp_path / "mixed.jsonl").write_text(ROWS + '{"prompt": "5+5?"}\n{"prompt": "", "answer": "1"}\n')
+    done = droid_tune(tmp_path, "validate", "mixed.jsonl")
+    assert done.returncode == 0
+    assert "4" in done.stdout and "5" in done.stdout and "ready with warnings" in done.stdout
+    (tmp_path / "broken.jsonl").write_text("{\n")
+    assert droid_tune(tmp_path, "validate", "broken.jsonl").returncode == 2

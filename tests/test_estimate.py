@@ -382,4 +382,4 @@ def test_the_rollout_peak_is_what_mlx_reports(changes: dict[str, Any], make_mode
     measured = mx.get_peak_memory() - before
     expected = (plan.rollout_peak() or 0) - plan.optimizer
     print(f"expected {expected / 1e6:.2f} MB, measured {measured / 1e6:.2f} MB, {expected / measured:.3f}")
-    assert 0.9 < expected / measured < 1.4
+    assert 0.9 < expected / measured < 1.5  # an upper bound: see Plan.rollout_peak

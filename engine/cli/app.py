@@ -143,7 +143,7 @@ def _start(config: RunConfig, detach: bool, as_json: bool, headless: bool, epilo
         if not as_json:
             return await watch.watch(run, plain=headless or not sys.stdout.isatty(), epilogue=epilogue)
         state = await run.wait()
-        _json(state.as_dict())
+        _json({**state.as_dict(), "notes": epilogue(run, state)})
         return watch.exit_status(state)
 
     raise typer.Exit(_interruptible(go()))
@@ -211,12 +211,18 @@ def runs(as_json: Json = False) -> None:
 
 @app.command()
 def attach(
-    run: RunId, headless: Annotated[bool, typer.Option("--headless", help="Plain lines instead of the live view.")] = False
+    run: RunId,
+    headless: Annotated[bool, typer.Option("--headless", help="Plain lines instead of the live view.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The journal's events as JSON lines, as they come.")] = False,
 ) -> None:
     """Watch a run live: figures, the reward curve, the newest completions. Leave with ctrl+c; the run does not notice."""
 
     async def go() -> int:
-        return await watch.watch(await Engine().attach(run), plain=headless or not sys.stdout.isatty())
+        attached = await Engine().attach(run)
+        if not as_json:
+            return await watch.watch(attached, plain=headless or not sys.stdout.isatty())
+        await watch.logs(attached, True, True)
+        return watch.exit_status(await attached.state())
 
     raise typer.Exit(_interruptible(go()))
 
@@ -313,7 +319,7 @@ def schema() -> None:
 def build_demo(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new folder for the model.")],
     datasets: Annotated[Path | None, typer.Option("--datasets", help="Write the embedded model's data files here.")] = None,
-    steps: Annotated[int, typer.Option("--steps", help="Supervised steps of 64 rows.")] = 2500,
+    steps: Annotated[int, typer.Option("--steps", help="Supervised steps of 64 rows.")] = 4000,
 ) -> None:
     """Make the embedded model again, from random weights, with the product's own supervised training."""
     if datasets is not None:

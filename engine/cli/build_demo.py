@@ -21,7 +21,7 @@ from engine.cli import watch
 from engine.data import arithmetic
 from engine.errors import InputError
 
-SFT_ROWS, SFT_SEED = 60_000, 0
+SFT_ROWS, SFT_SEED = 80_000, 0
 RL_ROWS, HELD_OUT_ROWS, SAMPLE_ROWS = 512, 128, 512
 
 _RECIPE = """

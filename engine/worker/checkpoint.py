@@ -7,6 +7,7 @@ the adapter that was best when it was written.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -36,7 +37,7 @@ def save(folder: Path, policy: Policy, trainer: Trainer, state: Mapping[str, Any
     if (best / ADAPTER_FILES[0]).exists():
         (aside / "best").mkdir()
         for name in ADAPTER_FILES:
-            os.link(best / name, aside / "best" / name)
+            _link(best / name, aside / "best" / name)
     record.sync_folder(aside)
     os.rename(aside, folder)
     record.sync_folder(folder.parent)
@@ -92,7 +93,7 @@ def restore_best(checkpoint: Path, adapters: Path) -> None:
         (adapters / name).unlink(missing_ok=True)
         if kept.exists():
             adapters.mkdir(exist_ok=True)
-            os.link(kept, adapters / name)
+            _link(kept, adapters / name)
 
 
 def write_adapter(folder: Path, policy: Policy) -> None:
@@ -112,6 +113,16 @@ def _save_arrays(path: Path, arrays: Mapping[str, mx.array]) -> None:
     finally:
         os.close(descriptor)
     os.replace(aside, path)
+
+
+def _link(source: Path, target: Path) -> None:
+    """A hard link: these files are replaced, never changed. A copy where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, errno.EXDEV):
+            raise
+        shutil.copyfile(source, target)
 
 
 def _finished(checkpoints: Path) -> Iterator[Path]:

@@ -7,6 +7,7 @@ of temperature 1 in the model's own precision), top-p and top-k (the scored poli
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,12 +37,12 @@ def sample(
 ) -> list[list[Rollout]]:
     """`group_size` rollouts of each prompt, [prompts][group_size].
 
-    Every draw has its own key of (seed, step, purpose, prompt id, member, position); log-probabilities are those of
-    softmax(logits / temperature) in float32. `alive` is called once per decoded position.
+    Every draw has a key of its own, made of (seed, step, purpose, prompt id, its repetition, member, position); log-probabilities
+    are those of softmax(logits / temperature) in float32. `alive` is called once per decoded position.
     """
     logits, cache = _prefill(policy, prompts, group_size)  # [B, V]
     rows = [(prompt, member) for prompt in prompts for member in range(group_size)]
-    first = [keys.key32(seed, step, purpose, prompt.id) for prompt, _ in rows]
+    first = [keys.key32(seed, step, purpose, *name) for name in _names(prompts) for _ in range(group_size)]
     base = mx.array([[key, member << 16] for key, (_, member) in zip(first, rows, strict=True)], dtype=mx.uint32)  # [B, 2]
     taken: list[list[int]] = [[] for _ in rows]
     scored: list[list[float]] = [[] for _ in rows]
@@ -70,6 +71,16 @@ def sample(
             running = [running[place] for place in left]
     made = [_rollout(policy, ids, values) for ids, values in zip(taken, scored, strict=True)]
     return [made[start : start + group_size] for start in range(0, len(made), group_size)]
+
+
+def _names(prompts: Sequence[Prompt]) -> list[tuple[int, int]]:
+    """(id, how often it stood before) of each prompt: a small data set may fill one step with the same prompt twice."""
+    seen: Counter[int] = Counter()
+    names = []
+    for prompt in prompts:
+        names.append((prompt.id, seen[prompt.id]))
+        seen[prompt.id] += 1
+    return names
 
 
 def _draw(logits: mx.array, row_keys: mx.array, temperature: float, greedy: bool) -> tuple[mx.array, mx.array]:

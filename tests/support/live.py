@@ -39,7 +39,8 @@ async def finish(home: Path, config: configs.RunConfig) -> tuple[Run, RunState]:
 
 def await_event(run: Run, since: int, wanted: Callable[[Event], bool]) -> Event:
     """The first event after `since` that is wanted, as soon as it is written."""
-    return await_condition(lambda: next((e for e in events(run) if e.seq > since and wanted(e)), None), "an event")
+    reader = JournalReader(run.record.journal_file)
+    return await_condition(lambda: next((e for e in reader.read() if e.seq > since and wanted(e)), None), "an event")
 
 
 def await_condition(condition: Callable[[], Any], what: str) -> Any:

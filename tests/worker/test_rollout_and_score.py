@@ -103,6 +103,8 @@ def test_a_draw_depends_on_its_key_alone(make_policy: Callable[..., Policy]) -> 
     assert draw(prompts, 0, 1, 4) == everything
     assert draw(prompts[1:2], 0, 1, 2) == [everything[1][:2]]
     assert draw(prompts, 0, 2, 4) != everything
+    twice = draw([prompts[1], prompts[1]], 0, 1, 4)
+    assert twice[0] == everything[1] and twice[1] != twice[0]
     assert draw(prompts, 1, 1, 4) != everything
     assert len({ids for group in everything for ids in group}) == 12
 

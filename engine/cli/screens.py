@@ -11,52 +11,12 @@ from typing import Any
 
 from engine.data.validate import DataReport, TokenLengths
 from engine.estimate import Estimate
+from engine.figures import STATE_GLYPHS, duration, number, size
 from engine.hardware import Hardware
 from engine.methods import Method
 from engine.runs.state import RunState
 from engine.runs.summary import RunSummary
 from engine.safe_text import safe_text
-
-GLYPHS = {
-    "queued": "·",
-    "starting": "…",
-    "running": "●",
-    "pausing": "⏸",
-    "paused": "⏸",
-    "stopping": "■",
-    "stopped": "■",
-    "finished": "✓",
-    "failed": "✕",
-    "stalled": "?",
-    "lost": "?",
-    "damaged": "!",
-}
-
-
-def number(value: float | None, digits: int = 3) -> str:
-    """A figure, or – where there is none."""
-    return "–" if value is None else f"{value:.{digits}g}"
-
-
-def size(count: float | None) -> str:
-    """Bytes in decimal units."""
-    if count is None:
-        return "–"
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(count) >= scale:
-            return f"{count / scale:.2f} {unit}"
-    return f"{count:.0f} B"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as 12s, 3m 20s or 2h 07m."""
-    if seconds is None:
-        return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    minutes, rest = divmod(whole, 60)
-    return f"{minutes}m {rest:02d}s" if minutes < 60 else f"{minutes // 60}h {minutes % 60:02d}m"
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
@@ -172,7 +132,7 @@ def runs(rows: Sequence[RunSummary]) -> list[str]:
     head = ["", "state", "run", "method", "model", "step", "reward", "held-out", "age"]
     body = [
         [
-            GLYPHS.get(row.state, " "),
+            STATE_GLYPHS.get(row.state, " "),
             row.state,
             safe_text(row.id),
             row.method,
@@ -216,7 +176,7 @@ def status(state: RunState, folder: Path) -> list[str]:
 def headline(state: RunState) -> str:
     """Run, method, model, state and step in one line."""
     model = Path(state.model).name if state.model else "–"
-    shown = f"{GLYPHS.get(state.state, ' ')} {state.state}"
+    shown = f"{STATE_GLYPHS.get(state.state, ' ')} {state.state}"
     return f"{safe_text(state.id or '–')}  {state.method}  {safe_text(model)}  {shown}  step {state.step}/{state.steps}"
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from engine.api import Run
 from engine.cli import screens
-from engine.cli.screens import duration, number
+from engine.figures import duration, number
 from engine.plot import Glyphs, plot
 from engine.runs.journal import Event, jsonable
 from engine.runs.record import RunRecord

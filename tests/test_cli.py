@@ -122,7 +122,7 @@ def test_commands_about_a_run(tmp_path: Path) -> None:
     assert droid_tune(tmp_path, "pause", run_id).returncode == 2
     assert droid_tune(tmp_path, "resume", run_id).returncode == 0
     assert droid_tune(tmp_path, "checkpoint", run_id).returncode == 0
-    await_event(run, 0, lambda e: e.type == "checkpoint" and e.fields["reason"] == "command")
+    await_event(run, 0, lambda e: e.type == "command" and e.fields["verb"] == "checkpoint" and e.fields["status"] == "done")
     assert [row["state"] for row in answer(droid_tune(tmp_path, "runs", "--json"))] == ["running"]
     assert droid_tune(tmp_path, "stop", run_id[:3]).returncode == 0
     assert droid_tune(tmp_path, "attach", run_id).returncode == 0

@@ -15,12 +15,12 @@ from mlx_lm.utils import load
 
 from engine.config import AdapterConfig
 from engine.errors import InputError
+from engine.model_files import ROUTERS
 from engine.types import Message
 from engine.worker import keys
 from engine.worker.trees import flat, nested
 
 _BODIES = ("model", "backbone", "transformer")  # names under which mlx_lm's models keep everything below the head
-_ROUTERS = ("gate", "router", "shared_expert_gate")  # adapters on routers make near-ties flip between sampler and trainer
 
 
 class Policy:
@@ -162,7 +162,7 @@ def default_keys(model: nn.Module, kind: str) -> list[str]:
     for layer in model.layers:
         for path, module in layer.named_modules():
             parts = path.split(".")
-            if isinstance(module, types) and parts[-1] not in _ROUTERS and (len(parts) < 2 or parts[-2] != "router"):
+            if isinstance(module, types) and parts[-1] not in ROUTERS and (len(parts) < 2 or parts[-2] != "router"):
                 found.add(path)
     return sorted(found)
 

@@ -18,7 +18,7 @@ from engine import config as configs
 from engine import estimate as estimates
 from engine import methods
 from engine.config import RunConfig
-from engine.data import formats, validate
+from engine.data import formats, samples, validate
 from engine.errors import InputError
 from engine.methods import Method
 from engine.rewards import process as reward_process
@@ -44,6 +44,12 @@ class Engine:
     async def validate(self, path: Path, method: str, tokenizer: Path | None = None) -> validate.DataReport:
         """What the data file holds for the method; with `tokenizer` (a model folder) lengths in tokens too. Raises InputError."""
         return await asyncio.to_thread(validate.validate, path, method, tokenizer=tokenizer)
+
+    async def sample_data(
+        self, method: str, out: Path, rows: int, seed: int, *, topic: samples.Topic = "arithmetic", overwrite: bool = False
+    ) -> Path:
+        """Write `rows` generated rows that the method can train on to the .jsonl file `out`, and return it. Raises InputError."""
+        return await asyncio.to_thread(samples.write_samples, out, method, rows, seed, topic=topic, overwrite=overwrite)
 
     async def estimate(self, config: RunConfig) -> estimates.Estimate:
         """Memory and time of the run, before anything is loaded. Raises InputError."""
@@ -164,19 +170,9 @@ def preflight(config: RunConfig) -> tuple[RunConfig, str]:
     The config is read again as YAML, since one made in code has not been through the checks of a file.
     """
     config = configs.parse(configs.dump(config), base=Path.cwd()).config
-    method = methods.method(config.method)
-    data = config.data
-    files = [formats.load(Path(data.train), kind=method.kind, format=data.format, columns=data.columns, system=data.system)]
-    if data.valid is not None:
-        files.append(
-            formats.load(Path(data.valid), kind=method.kind, format=data.format, columns=data.columns, system=data.system)
-        )
-    for file in files:
-        if file.format not in method.formats:
-            remedy = f"it uses: {', '.join(method.formats)}"
-            raise InputError(f"{method.id} cannot use {file.format} rows", where=str(file.path), remedy=remedy)
+    files = formats.load_training_data(config).files
     configs.model_folder(config.model)
-    if method.kind == "rl":
+    if methods.method(config.method).kind == "rl":
         reward_process.check(config.rewards, set.intersection(*(_columns(file) for file in files)))
     launch.worker_environment(os.environ, {})
     return config, files[0].sha256

@@ -2,8 +2,8 @@
 
 Every point is drawn: a column of dots spans the lowest to the highest value that falls into it, so a spike of one step
 among thousands stays visible. The first series is a line of dots; further ones are unjoined marks (`o`, `x`, ...), so
-that series can be told apart without colour and none hides another. What was left out: log axes and smoothing, which
-are the caller's to apply to the numbers.
+that series can be told apart without colour and none hides another. What was left out: log axes and smoothing, which are
+the caller's to apply to the numbers.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from typing import Literal
 
 from rich.cells import cell_len, set_cell_size
 
+from engine.curves import curve, dots, grid_row
+
 Glyphs = Literal["braille", "block", "ascii"]
 Series = tuple[Sequence[float], Sequence[float], str]
-Point = tuple[float, float] | None  # None: a gap
+Run = tuple[str, int | None]  # characters of one line, and the number of the series that they show (None: none)
 
 MARKS = "ox+#%@"  # of the second and further series
 
@@ -72,42 +74,63 @@ def plot(
     bound; values beyond it are drawn on the edge. Where there is no room, the legend goes first, then the x axis, then
     the y axis. Raises ValueError where x and y of a series differ in length.
     """
+    lines = draw(series, width, height, glyphs=glyphs, y_min=y_min, y_max=y_max)
+    return ["".join(text for text, _ in line).rstrip() for line in lines]
+
+
+def draw(
+    series: Sequence[Series],
+    width: int,
+    height: int,
+    *,
+    glyphs: Glyphs = "braille",
+    y_min: float | None = None,
+    y_max: float | None = None,
+) -> list[list[Run]]:
+    """The lines of `plot` in pieces that name their series, for who paints them in colours."""
     if width < 1 or height < 1:
-        return [""] * max(height, 0)
+        return [[] for _ in range(max(height, 0))]
     style = _SETS[glyphs]
-    points = [_points(x, y, label) for x, y, label in series]
-    finite = [point for line in points for point in line if point is not None]
-    if not finite:
-        blank = [""] * height
-        blank[height // 2] = "no data"[:width].center(width).rstrip()
+    curves = [curve(x, y, label) for x, y, label in series]
+    shown = [each for each in curves if each is not None]
+    if not shown:
+        blank: list[list[Run]] = [[] for _ in range(height)]
+        blank[height // 2] = [("no data"[:width].center(width).rstrip(), None)]
         return blank
     has_legend = height >= 6 and any(label for _, _, label in series)
     has_x_axis = height >= 4
     rows = height - has_legend - 2 * has_x_axis
-    low, high, step = _bounds([y for _, y in finite], max(2, rows // 3), y_min, y_max)
-    names = {_row(tick, low, high, rows, style.down) // style.down: _number(tick, step) for tick in _ticks(low, high, step)}
+    lowest, highest = min(each.low for each in shown), max(each.high for each in shown)
+    low, high, step = _bounds(lowest, highest, max(2, rows // 3), y_min, y_max)
+    names = {grid_row(tick, low, high, rows, style.down) // style.down: _number(tick, step) for tick in _ticks(low, high, step)}
     gutter = max(map(len, names.values()), default=0) + 1
     if width < gutter + 8:
         gutter, names = 0, {}
     columns = width - gutter
-    left, right = min(x for x, _ in finite), max(x for x, _ in finite)
+    left, right = min(each.left for each in shown), max(each.right for each in shown)
     canvas = [[0] * columns for _ in range(rows)]
-    marks: dict[tuple[int, int], str] = {}
-    for index, line in enumerate(points):
+    marks: dict[tuple[int, int], tuple[str, int]] = {}
+    for index, each in enumerate(curves):
+        if each is None:
+            continue
         mark = MARKS[(index - 1) % len(MARKS)] if index else ""
         across, down = (1, 1) if mark else (style.across, style.down)
-        for column, row in _dots(line, (left, right), (low, high), columns * across, rows * down, joins=not mark):
+        for column, row in dots(each, (left, right), (low, high), columns * across, rows * down, joins=not mark):
             if mark:
-                marks[row, column] = mark
+                marks[row, column] = mark, index
             else:
                 canvas[row // down][column // across] |= style.bit[row % down][column % across]
-    lines = [_legend(series, style, width)] if has_legend else []
+    lines: list[list[Run]] = [_legend(series, style, width)] if has_legend else []
     for row in range(rows):
         axis = (names.get(row, "").rjust(gutter - 1) + (style.tick if row in names else style.left)) if gutter else ""
-        lines.append(axis + "".join(marks.get((row, column), style.cells[bits]) for column, bits in enumerate(canvas[row])))
+        cells = [
+            marks.get((row, column)) or ((style.cells[bits], 0) if bits else (" ", None))
+            for column, bits in enumerate(canvas[row])
+        ]
+        lines.append(_gather([(axis, None), *cells]))
     if has_x_axis:
-        lines += _x_axis(left, right, gutter, columns, style)
-    return [line.rstrip() for line in lines]
+        lines += [[(line, None)] for line in _x_axis(left, right, gutter, columns, style)]
+    return lines
 
 
 def sparkline(values: Sequence[float], width: int, glyphs: Glyphs = "block") -> str:
@@ -133,17 +156,12 @@ def sparkline(values: Sequence[float], width: int, glyphs: Glyphs = "block") -> 
     return text
 
 
-def _points(x: Sequence[float], y: Sequence[float], label: str) -> list[Point]:
-    if len(x) != len(y):
-        raise ValueError(f"series {label!r}: {len(x)} x but {len(y)} y")
-    return [(a, b) if math.isfinite(a) and math.isfinite(b) else None for a, b in zip(x, y, strict=True)]
-
-
-def _bounds(values: Sequence[float], wanted: int, y_min: float | None, y_max: float | None) -> tuple[float, float, float]:
-    """Lower bound, upper bound and distance of ticks; a bound that is not fixed is moved out to a tick."""
-    low = min(values) if y_min is None else y_min
-    high = max(values) if y_max is None else y_max
-    if high <= low:  # one value, or fixed bounds that leave nothing: make room of a tenth of the value around it
+def _bounds(low: float, high: float, wanted: int, y_min: float | None, y_max: float | None) -> tuple[float, float, float]:
+    """Lower bound, upper bound and distance of ticks for values from `low` to `high`; a bound that is not fixed is moved out
+    to a tick."""
+    low = low if y_min is None else y_min
+    high = high if y_max is None else y_max
+    if high - low <= abs(low) * 1e-15 + 1e-300:  # one value, or fixed bounds that leave nothing: make room around it
         room = abs(low) / 10 or 1.0
         low, high = (low - room if y_min is None else low), (low + room if y_max is None or y_max <= low else high)
     step = _nice((high - low) / wanted)
@@ -175,43 +193,15 @@ def _number(value: float, step: float) -> str:
     return f"{value:.{digits}e}".replace("e-0", "e-").replace("e+0", "e") if value else "0"
 
 
-def _row(y: float, low: float, high: float, rows: int, down: int = 1) -> int:
-    """The row of dots of `y`, 0 at the top; values beyond a bound lie on the edge."""
-    share = min(1.0, max(0.0, (high - y) / (high - low)))
-    return round(share * (rows * down - 1))
-
-
-def _dots(
-    line: Iterable[Point], x_bounds: tuple[float, float], y_bounds: tuple[float, float], columns: int, rows: int, *, joins: bool
-) -> Iterable[tuple[int, int]]:
-    """(column, row) of every dot of one series: each column's whole span and, where it `joins`, lines from column to column."""
-    left, right = x_bounds
-    spread = (right - left) or 1.0
-    here, lowest, highest, last = -1, 0, 0, 0  # the column being gathered
-    joined = False  # whether the next point continues the last one
-    for point in line:
-        if point is None:
-            joined = False
-            continue
-        column = round((point[0] - left) / spread * (columns - 1))
-        row = _row(point[1], *y_bounds, rows)
-        if column == here:
-            lowest, highest = min(lowest, row), max(highest, row)
-        else:
-            if here >= 0:
-                yield from ((here, each) for each in range(lowest, highest + 1))
-                if joins and joined:
-                    yield from _line(here, last, column, row)
-            here, lowest, highest = column, row, row
-        last, joined = row, True
-    yield from ((here, each) for each in range(lowest, highest + 1) if here >= 0)
-
-
-def _line(column: int, row: int, to_column: int, to_row: int) -> Iterable[tuple[int, int]]:
-    """The dots of a straight line, without steps wider than one dot."""
-    length = max(abs(to_column - column), abs(to_row - row))
-    for index in range(length + 1):
-        yield column + round(index / length * (to_column - column)), row + round(index / length * (to_row - row))
+def _gather(cells: Iterable[Run]) -> list[Run]:
+    """Neighbours of one series as one piece."""
+    runs: list[Run] = []
+    for text, owner in cells:
+        if runs and runs[-1][1] == owner:
+            runs[-1] = runs[-1][0] + text, owner
+        elif text:
+            runs.append((text, owner))
+    return runs
 
 
 def _x_axis(left: float, right: float, gutter: int, columns: int, style: _GlyphSet) -> list[str]:
@@ -234,13 +224,17 @@ def _x_axis(left: float, right: float, gutter: int, columns: int, style: _GlyphS
     return [(" " * (gutter - 1) + style.corner if gutter else "") + "".join(line), "".join(labels)]
 
 
-def _legend(series: Sequence[Series], style: _GlyphSet, width: int) -> str:
+def _legend(series: Sequence[Series], style: _GlyphSet, width: int) -> list[Run]:
     """What each series is drawn with and its last value. A label is someone's text: control characters are shown as `?`."""
-    parts = []
+    runs: list[Run] = []
+    room = width
     for index, (_, y, label) in enumerate(series):
         mark = MARKS[(index - 1) % len(MARKS)] if index else style.cells[-1] if style.across == 1 else style.bottom
         last = next((value for value in reversed(y) if math.isfinite(value)), None)
         name = "".join(character if character.isprintable() else "?" for character in label)
-        parts.append(f"{mark} {name}" + ("" if last is None else f" {last:.4g}"))
-    text = "   ".join(parts)
-    return set_cell_size(text, width) if cell_len(text) > width else text
+        for text, owner in (("   " if index else "", None), (f"{mark} {name}" + ("" if last is None else f" {last:.4g}"), index)):
+            shown = text if cell_len(text) <= room else set_cell_size(text, room)
+            room -= cell_len(shown)
+            if shown:
+                runs.append((shown, owner))
+    return runs

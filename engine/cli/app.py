@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar, cast
 
 import typer
 from rich.console import Console
@@ -19,12 +19,17 @@ from engine.api import Engine, Run
 from engine.cli import build_demo as demo_recipe
 from engine.cli import modes, screens, watch
 from engine.config import RunConfig
+from engine.data.samples import Topic
 from engine.errors import InputError
 from engine.runs.journal import jsonable
 from engine.runs.state import RunState
 from engine.safe_text import safe_text
 
 T = TypeVar("T")
+
+# Shows a run in the terminal until its user leaves and returns the exit status. The console script sets it where there is a
+# terminal to draw in; without it, runs are shown as text.
+viewer: Callable[[Engine, Run], int] | None = None
 
 app = typer.Typer(
     name="droid-tune",
@@ -94,7 +99,7 @@ def _load(config: str, settings: list[str] | None, seed: int | None) -> configs.
         overrides["run.seed"] = seed
     path = Path(config)
     packaged = share.share_root("configs") / f"{config.removesuffix('.yaml')}.yaml"
-    return configs.load(packaged if not path.exists() and packaged.exists() else path, overrides)
+    return configs.load(packaged if not path.is_file() and packaged.exists() else path, overrides)
 
 
 @app.command()
@@ -132,6 +137,10 @@ def _demo_epilogue(run: Run, state: RunState) -> list[str]:
 
 
 def _start(config: RunConfig, detach: bool, as_json: bool, headless: bool, epilogue: watch.Epilogue = watch.nothing) -> None:
+    if viewer is not None and not (detach or as_json or headless):
+        engine = Engine()
+        raise typer.Exit(_view(viewer, engine, _run(engine.start(config)), epilogue))
+
     async def go() -> int:
         run = await Engine().start(config)
         if detach:
@@ -147,6 +156,16 @@ def _start(config: RunConfig, detach: bool, as_json: bool, headless: bool, epilo
         return watch.exit_status(state)
 
     raise typer.Exit(_interruptible(go()))
+
+
+def _view(show: Callable[[Engine, Run], int], engine: Engine, run: Run, epilogue: watch.Epilogue = watch.nothing) -> int:
+    """Let the terminal app show the run; once it is left, say how the run ended, where it has. Returns the exit status."""
+    status = show(engine, run)
+    state = _run(run.state())
+    if not state.ended:
+        return status
+    _print([*screens.ending(state), *epilogue(run, state)])
+    return status or watch.exit_status(state)
 
 
 def _interruptible(work: Coroutine[Any, Any, int]) -> int:
@@ -189,6 +208,24 @@ def validate(
     raise typer.Exit(2 if report.verdict == "unusable" else 0)
 
 
+@app.command(name="sample-data")
+def sample_data(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new .jsonl file.")],
+    method: Annotated[str, typer.Option("--method", "-m", help="The method that will use it.")] = "grpo",
+    rows: Annotated[int, typer.Option("--rows", help="How many rows, each of them different.")] = 300,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed gives other rows.")] = 0,
+    topic: Annotated[str, typer.Option("--topic", help="arithmetic (the embedded model reads it) or words.")] = "arithmetic",
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Generate rows to try a method with: short problems with computed answers (worked steps for supervised fine-tuning)."""
+    made = _run(Engine().sample_data(method, out, rows, seed, topic=cast(Topic, topic), overwrite=force))
+    if as_json:
+        _json({"path": str(made), "method": method, "rows": rows, "seed": seed, "topic": topic})
+    else:
+        print(made)
+
+
 @app.command()
 def estimate(config: ConfigFile, settings: Settings = None, as_json: Json = False) -> None:
     """Say what a run will need in memory, computed from the model's config.json and file headers; nothing is loaded."""
@@ -215,7 +252,10 @@ def attach(
     headless: Annotated[bool, typer.Option("--headless", help="Plain lines instead of the live view.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The journal's events as JSON lines, as they come.")] = False,
 ) -> None:
-    """Watch a run live: figures, the reward curve, the newest completions. Leave with ctrl+c; the run does not notice."""
+    """Watch a run live: figures, the reward curve, the newest completions. Leave with q or ctrl+c; the run does not notice."""
+    if viewer is not None and not (as_json or headless):
+        engine = Engine()
+        raise typer.Exit(_view(viewer, engine, _run(engine.attach(run))))
 
     async def go() -> int:
         attached = await Engine().attach(run)

@@ -13,14 +13,29 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
+from engine import methods
+from engine.config import RunConfig
 from engine.data.examples import FORMATS, Kind, check_format, detect, remap, to_example
 from engine.data.rows import BROKEN_FILE, Problem, Row, file_sha256, read_rows
 from engine.errors import InputError
 from engine.types import Example
 
 __all__ = [
-    "FORMATS", "DataSet", "Kind", "Problem", "Row", "detect", "detect_file", "load", "read_rows", "remap", "scan",
-    "split_held_out", "to_example",
+    "FORMATS",
+    "DataSet",
+    "Kind",
+    "Problem",
+    "Row",
+    "TrainingData",
+    "detect",
+    "detect_file",
+    "load",
+    "load_training_data",
+    "read_rows",
+    "remap",
+    "scan",
+    "split_held_out",
+    "to_example",
 ]  # fmt: skip
 
 _DETECT_ROWS = 200
@@ -141,6 +156,34 @@ def split_held_out(
         held.update(_shuffled(range(len(examples)), seed)[:limit])
     train = tuple(example for index, example in enumerate(examples) if index not in held)
     return train, tuple(example for index, example in enumerate(examples) if index in held)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingData:
+    """What a run trains on and what it holds out, with the file or files that they came from."""
+
+    files: tuple[DataSet, ...]
+    train: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+
+
+def load_training_data(config: RunConfig) -> TrainingData:
+    """The data of a run. Raises InputError for a file that cannot be used, or where nothing is left to hold out."""
+    method, data = methods.method(config.method), config.data
+    files = tuple(
+        load(Path(path), kind=method.kind, format=data.format, columns=data.columns, system=data.system)
+        for path in (data.train, data.valid)
+        if path is not None
+    )
+    for file in files:
+        if file.format not in method.formats:
+            remedy = f"it uses: {', '.join(method.formats)}"
+            raise InputError(f"{method.id} cannot use {file.format} rows", where=str(file.path), remedy=remedy)
+    valid = files[1].examples if len(files) > 1 else None
+    train, held_out = split_held_out(files[0].examples, valid, config.run.eval_rows, config.run.seed)
+    if not held_out:
+        raise InputError("one row leaves nothing to hold out", where=data.train, remedy="add rows, or give data.valid")
+    return TrainingData(files, train, held_out)
 
 
 def _shuffled(indices: range | Mapping[int, object], seed: int) -> list[int]:

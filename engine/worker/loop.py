@@ -204,7 +204,7 @@ class Loop:
         sign = -1.0 if self.config.method == "sft" else 1.0
         found = summary.summarise(base, best, last, sign)
         found["adapter"] = str(self.record.adapters_dir)
-        found["command"] = summary.generate_command(self.policy.folder, self.record.adapters_dir, "YOUR PROMPT")
+        found["command"] = summary.generate_command(self.policy.folder, self.record.adapters_dir, self.task.example)
         self.journal.write("finished", step=self.cursor.done, summary=found)
         self.record.update(state="finished", step=self.cursor.done)
 

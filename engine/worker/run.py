@@ -20,7 +20,7 @@ from engine.config import RunConfig
 from engine.data import formats
 from engine.errors import InputError
 from engine.methods import method
-from engine.runs.journal import JournalWriter
+from engine.runs.journal import JournalReader, JournalWriter
 from engine.runs.record import RunRecord
 from engine.worker import checkpoint
 from engine.worker.companion import Companion, StopRequested
@@ -76,7 +76,10 @@ def _start(record: RunRecord, journal: JournalWriter, companion: Companion, resu
     folder = configs.model_folder(config.model)
     policy = load_policy(folder, config.adapter, config.run.seed)
     rows = _micro_batch_rows(config, latest)
-    task = _task(config, policy, rows, companion.warn)
+    data = formats.load_training_data(config)
+    if resume:
+        _say_if_changed(record, data, companion.warn)
+    task = _task(config, policy, data, rows, companion.warn)
     trainer = Trainer(policy, config.optim, config.run.steps * task.updates_per_step, config.run.seed)
     loop = Loop(config, record, journal, companion, policy, trainer, task, rows)
     if latest is not None:
@@ -88,15 +91,21 @@ def _start(record: RunRecord, journal: JournalWriter, companion: Companion, resu
     return loop
 
 
-def _task(config: RunConfig, policy: Policy, rows: int, warn: Warn) -> Task:
+def _say_if_changed(record: RunRecord, data: formats.TrainingData, warn: Warn) -> None:
+    """The same bits come only from the same rows: the `created` event has the training file's hash."""
+    created = next((e for e in JournalReader(record.journal_file).read() if e.type == "created"), None)
+    if created is not None and created.fields.get("data_sha256") != data.files[0].sha256:
+        warn(
+            "data-changed",
+            f"{data.files[0].path} is not the file that this run began with",
+            "put it back for the same bits; the run goes on with the new rows",
+        )
+
+
+def _task(config: RunConfig, policy: Policy, data: formats.TrainingData, rows: int, warn: Warn) -> Task:
     kind = method(config.method).kind
-    options = config.data.model_dump(include={"format", "columns", "system"})
-    data = formats.load(Path(config.data.train), kind=kind, **options)
-    valid = None if config.data.valid is None else formats.load(Path(config.data.valid), kind=kind, **options)
-    train, held_out = formats.split_held_out(
-        data.examples, None if valid is None else valid.examples, config.run.eval_rows, config.run.seed
-    )
-    unusable = len(data.problems) + (len(valid.problems) if valid is not None else 0)
+    train, held_out = data.train, data.held_out
+    unusable = sum(len(file.problems) for file in data.files)
     if unusable:
         warn("rows-unusable", f"{unusable} rows cannot be used and are left out", f"droid-tune validate {config.data.train}")
     task: RewardTask | SupervisedTask

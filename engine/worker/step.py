@@ -10,7 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from engine.config import RunConfig
-from engine.types import Example, Group, Prompt, StepMetrics
+from engine.types import Example, Group, Message, Prompt, StepMetrics
 from engine.worker.batching import Batch, Row, aggregation_weights, minibatches, pack
 from engine.worker.keys import step_rows
 from engine.worker.logprobs import completion_logprobs, score
@@ -43,6 +43,7 @@ class RewardTask:
         limit = config.sampling.max_prompt_tokens
         self.train = prompts_within(policy, train, limit)
         self.held_out = prompts_within(policy, held_out, limit)
+        self.example: Sequence[Message] = held_out[0].messages
         if self.objective.beta and policy.adapter.type == "full":
             policy.keep_initial()
 

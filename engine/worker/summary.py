@@ -10,6 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from engine.types import Message
+
+_COMMAND_CHARACTERS = 200
+
 
 def paired_difference(base: Sequence[float], tuned: Sequence[float], counts: Sequence[float]) -> dict[str, float | None]:
     """Mean of tuned - base with its 95% interval, over rows judged both times.
@@ -29,10 +33,14 @@ def paired_difference(base: Sequence[float], tuned: Sequence[float], counts: Seq
     return {"difference": value, "low": value - 1.96 * spread, "high": value + 1.96 * spread}
 
 
-def generate_command(model: Path, adapters: Path, prompt: str) -> str:
-    """The mlx_lm command that uses the result."""
-    parts = ["mlx_lm.generate", "--model", str(model), "--adapter-path", str(adapters), "--prompt", prompt]
-    return shlex.join(parts)
+def generate_command(model: Path, adapters: Path, example: Sequence[Message]) -> str:
+    """The mlx_lm command that uses the result, on a held-out prompt where that is short enough for a command line."""
+    parts = ["mlx_lm.generate", "--model", str(model), "--adapter-path", str(adapters)]
+    system = [message.content for message in example if message.role == "system"]
+    prompt = example[-1].content
+    if max(map(len, [*system, prompt])) > _COMMAND_CHARACTERS:
+        system, prompt = [], "YOUR PROMPT"
+    return shlex.join([*parts, *(part for text in system[:1] for part in ("--system-prompt", text)), "--prompt", prompt])
 
 
 def summarise(base: dict[str, Any], best: dict[str, Any], last: dict[str, Any], sign: float) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from engine.config import RunConfig
-from engine.types import Example, StepMetrics
+from engine.types import Example, Message, StepMetrics
 from engine.worker.batching import Batch, Row, aggregation_weights, pack
 from engine.worker.keys import step_rows
 from engine.worker.logprobs import completion_logprobs, score
@@ -36,6 +36,7 @@ class SupervisedTask:
         self.micro_batch_rows = micro_batch_rows
         self.train = rows_within(policy, train, config)
         self.held_out = rows_within(policy, held_out, config)
+        self.example: Sequence[Message] = held_out[0].messages
 
     def begin(self, step: int, watch: Watch) -> StepWork:
         """Nothing to gather: the step's rows follow from its number."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import mlx.core as mx
 
-from engine.types import StepMetrics
+from engine.types import Message, StepMetrics
 from engine.worker.batching import Batch
 from engine.worker.work import StepWork
 
@@ -52,6 +52,7 @@ class Task(Protocol):
     """A kind of training, as the loop sees it."""
 
     updates_per_step: int
+    example: Sequence[Message]  # a held-out prompt
 
     def begin(self, step: int, watch: Watch) -> StepWork:
         """Gather what the step's updates need (rollouts, rewards, scores); `work.seconds` is filled in."""

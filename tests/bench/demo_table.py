@@ -86,6 +86,8 @@ def table(results: list[Result]) -> list[str]:
 def write(path: Path, lines: list[str]) -> None:
     """Put the table between its markers."""
     text = path.read_text(encoding="utf-8")
+    if START not in text or END not in text:
+        raise ValueError(f"{path}: no table markers")
     before, _, rest = text.partition(START)
     _, _, after = rest.partition(END)
     path.write_text(f"{before}{START}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")

@@ -17,7 +17,7 @@ from engine.errors import InputError
 from engine.runs import launch as launching
 from engine.runs import record as records
 from engine.runs.journal import JournalReader
-from engine.runs.launch import python_path, worker_environment
+from engine.runs.launch import allocator_environment, python_path, worker_environment
 from engine.runs.record import RunRecord, lock_is_held
 from engine.runs.state import RunState, fold
 from engine.runs.summary import summarise
@@ -196,3 +196,10 @@ def test_python_path_leads_to_this_engine_from_any_folder(tmp_path: Path) -> Non
         found = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
         assert Path(found.strip()).parent == ROOT / "engine", current
     assert python_path(str(ROOT)) == str(ROOT)
+
+
+def test_the_allocator_keeps_memory_on_linux_and_a_users_settings_stand() -> None:
+    environment, _, _ = worker_environment({"MALLOC_TOP_PAD_": "1"}, {})
+    assert environment["MALLOC_TOP_PAD_"] == "1"
+    assert ("MALLOC_TRIM_THRESHOLD_" in environment) == (sys.platform == "linux")
+    assert allocator_environment("darwin") == {}

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
 from engine.config import OptimConfig
+from engine.types import Message
 from engine.worker.batching import Row, pack
 from engine.worker.keys import generator, key32, step_rows
 from engine.worker.logprobs import completion_logprobs
 from engine.worker.losses import supervised_loss
 from engine.worker.model import Policy
-from engine.worker.summary import paired_difference, summarise
+from engine.worker.summary import generate_command, paired_difference, summarise
 from engine.worker.trainer import Loss, Trainer, learning_rate
 
 
@@ -109,6 +112,16 @@ def test_paired_difference_of_a_loss_weighs_tokens() -> None:
     """Rows of 1 and 3 tokens whose sums fall by 1 and by 3: the loss per token falls by 4/4 = 1, with no spread."""
     found = paired_difference([5.0, 9.0], [4.0, 6.0], [1.0, 3.0])
     assert (found["difference"], found["low"], found["high"]) == (-1.0, -1.0, -1.0)
+
+
+def test_the_command_that_uses_the_result_can_be_pasted() -> None:
+    """Quoted for a shell, with the system message; a prompt too long for a command line is left to the user."""
+    asked = [Message("system", "Be brief."), Message("user", "What's 1+1?")]
+    command = generate_command(Path("/m odel"), Path("/a"), asked)
+    assert shlex.split(command)[1:] == [
+        *("--model", "/m odel", "--adapter-path", "/a", "--system-prompt", "Be brief.", "--prompt", "What's 1+1?")
+    ]
+    assert shlex.split(generate_command(Path("/m"), Path("/a"), [Message("user", "x" * 201)]))[-1] == "YOUR PROMPT"
 
 
 def test_a_loss_is_summarised_with_its_own_sign() -> None:

@@ -131,3 +131,21 @@ async def test_a_stop_or_a_pause_changes_no_bit(tmp_path: Path, verb: str) -> No
     assert (await run.wait()).state == "finished"
     whole, _ = await finish(tmp_path / "b", config)
     assert_same_bits(outcome(run), outcome(whole))
+
+
+async def test_a_run_resumed_on_other_data_says_so(tmp_path: Path) -> None:
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(f'{{"prompt": "What is 1{n}+10?", "completion": "2{n}"}}\n' for n in range(10)))
+    run = await Engine(tmp_path).start(small_config("sft", data={"train": str(data)}, run__steps=100_000))
+    await asyncio.to_thread(await_event, run, 0, lambda e: e.type == "step")
+    await run.stop()
+    assert (await run.wait()).state == "stopped"
+    with data.open("a") as file:
+        file.write('{"prompt": "more", "completion": "rows"}\n')
+    since = (await run.state()).seq
+    await run.resume()
+    warning = await asyncio.to_thread(await_event, run, since, lambda e: e.type == "warning")
+    assert warning.fields["kind"] == "data-changed" and str(data) in warning.fields["message"]
+    await asyncio.to_thread(await_event, run, since, lambda e: e.type == "step")
+    await run.stop()
+    assert (await run.wait()).state == "stopped"

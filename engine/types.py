@@ -44,7 +44,6 @@ class Prompt:
     token_ids: tuple[int, ...]  # [P], with the generation prompt of the chat template
     text: str  # the rendered prompt
     answer: str | None
-    columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("MLX_ENABLE_TF32", "0")  # as the launcher does for workers; read when mlx first multiplies
 
 
 @pytest.fixture(autouse=True)

@@ -228,3 +228,20 @@ def test_validate_names_every_unusable_row_and_exits_with_2_when_nothing_can_be_
     assert "4" in done.stdout and "5" in done.stdout and "ready with warnings" in done.stdout
     (tmp_path / "broken.jsonl").write_text("{\n")
     assert droid_tune(tmp_path, "validate", "broken.jsonl").returncode == 2
+
+
+def test_a_worker_that_cannot_load_fails_the_run_with_the_reason(tmp_path: Path) -> None:
+    """A package that breaks on import stands in front of mlx_lm on PYTHONPATH, as in a broken installation."""
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "mlx_lm.py").write_text("import a_module_that_is_missing\n")
+    done = subprocess.run(
+        [*COMMAND, "train", "sft", "--json"],
+        env={**os.environ, "DROID_TUNE_HOME": str(tmp_path), "PYTHONPATH": str(tmp_path / "broken")},
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    state = json.loads(done.stdout)
+    assert state["state"] == "failed" and "a_module_that_is_missing" in state["failure"]["error"]

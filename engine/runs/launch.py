@@ -111,6 +111,7 @@ def worker_environment(env: Mapping[str, str], recorded: Mapping[str, Any]) -> t
     preload += [now["blas"]] if now["blas"] else []
     worker = {
         **allocator_environment(sys.platform),
+        **precision_environment(),
         **env,
         "LD_PRELOAD": ":".join(preload),
         "OPENBLAS_NUM_THREADS": str(now["threads"]),
@@ -135,6 +136,12 @@ def allocator_environment(platform: str) -> dict[str, str]:
     if platform != "linux":
         return {}
     return {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(4 << 30), "MALLOC_TOP_PAD_": str(64 << 20)}
+
+
+def precision_environment() -> dict[str, str]:
+    """float32 means float32: on CUDA mlx would multiply in TF32 (10 bits), and the sampler's log-probabilities would differ
+    from the trainer's by thousandths. A user's own setting stands."""
+    return {"MLX_ENABLE_TF32": "0"}
 
 
 def python_path(current: str) -> str:

@@ -9,8 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+import traceback
 from pathlib import Path
+
+from engine.runs.journal import JournalWriter
+from engine.runs.record import RunRecord
 
 
 def main(arguments: list[str]) -> int:
@@ -30,8 +35,10 @@ def main(arguments: list[str]) -> int:
         blank.add_argument(f"--{name}", type=int, default=default)
     chosen = parser.parse_args(arguments)
     if chosen.verb == "run":
-        from engine.worker.run import run  # deferred: each verb loads only what it needs
-
+        try:
+            from engine.worker.run import run  # deferred: each verb loads only what it needs
+        except ImportError as error:  # a broken installation: the run must not just vanish
+            return _cannot_load(RunRecord(chosen.folder), error)
         return run(chosen.folder, chosen.lock_fd, chosen.resume)
     if chosen.verb == "blank":
         from engine.worker.blank import Shape, write_blank_model
@@ -43,6 +50,16 @@ def main(arguments: list[str]) -> int:
 
     print(json.dumps(facts()))
     return 0
+
+
+def _cannot_load(record: RunRecord, error: ImportError) -> int:
+    """Fail the run with what could not be imported."""
+    with JournalWriter(record.journal_file) as journal:
+        remedy = "`droid-tune doctor` shows what is installed; mend it, then resume the run"
+        journal.write("failed", step=record.summary().step, error=f"cannot load: {error}", remedy=remedy, kind="import")
+    record.update(state="failed", pid=os.getpid())
+    traceback.print_exception(error)
+    return 1
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ The training thread asks it at its own moments (`attend`), between two tokens of
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 from engine.runs.control import Command, ControlInbox
 from engine.runs.journal import JournalWriter
-from engine.runs.record import RunRecord
+from engine.runs.record import RunRecord, State
 
 HEARTBEAT_SECONDS = 5.0
 _POLL_SECONDS = 0.1
@@ -41,10 +42,11 @@ class Companion:
         self._pause: Command | None = None
         self._stop: Command | str | None = None  # a command, or the name of a signal
         self.save: Callable[[str], None] = lambda reason: None  # the loop's own, once it exists
+        self._live = False  # loaded: run.json follows the commands
         self._standing = False
         self._go = False  # a standing thread may go on
         self._changing = threading.Lock()  # a pause taken back and a pause carried out must not cross
-        self._wake = threading.Event()  # set when a command came or the thread should end
+        self._wake = threading.Event()  # set when a command came or this thread failed
         self._ending = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="companion", daemon=True)
@@ -66,25 +68,34 @@ class Companion:
         self.journal.write("warning", kind=kind, message=message, remedy=remedy, step=self.step, **more)
 
     def signal_stop(self, reason: str) -> None:
-        """Ask for a stop from a signal handler."""
+        """Ask for a stop from a signal handler: nothing here may wait for a lock."""
         self._stop = self._stop or reason
-        self._wake.set()
+
+    def go_live(self) -> None:
+        """The run is loaded. From here on run.json follows the commands; those that came while loading are carried out now."""
+        with self._changing:
+            if self._stop is None:
+                self.record.update(state="running", step=self.step)
+                self._live = True
+        self.attend()
 
     def attend(self) -> None:
         """Do what was asked for: save a checkpoint, stand still, or raise StopRequested.
 
         Called by the training thread between two tokens and between two updates: always where weights and cursor agree.
         """
+        self._attend_checkpoint()
+        command = self._pause
+        if command is not None:
+            self._stand_still(command)
         if self._error is not None:
             raise RuntimeError("the companion thread failed") from self._error
-        self._attend_checkpoint()
-        if self._pause is not None and self._stop is None:
-            self._stand_still(self._pause)
-        if self._stop is not None:
-            if isinstance(self._stop, Command):
-                self._done(self._stop)
-                raise StopRequested("command")
-            raise StopRequested(self._stop)
+        stop = self._stop
+        if isinstance(stop, Command):
+            self._done(stop)
+            raise StopRequested("command")
+        if stop is not None:
+            raise StopRequested(stop)
 
     def _attend_checkpoint(self) -> None:
         command, self._checkpoint = self._checkpoint, None
@@ -98,23 +109,29 @@ class Companion:
     def _stand_still(self, command: Command) -> None:
         start = time.perf_counter()
         with self._changing:
-            if self._pause is not command:  # taken back just now
+            if self._pause is not command or self._stop is not None:  # taken back just now
                 return
             self._standing, self._go = True, False
             self.journal.write("paused", step=self.step)
             self.record.update(state="pausing")
             self.record.update(state="paused")
         self._done(command)
-        while not self._go and self._stop is None:
-            self._wake.wait()
+        while self._must_wait():
+            self._wake.wait(_POLL_SECONDS)  # a signal wakes nobody
             self._wake.clear()
             self._attend_checkpoint()
         with self._changing:
             self._standing = False
             self.paused_seconds += time.perf_counter() - start
-            if self._stop is None:
+            if self._may_go_on():
                 self.journal.write("resumed", from_step=self.step)
                 self.record.update(state="running")
+
+    def _may_go_on(self) -> bool:
+        return self._stop is None and self._error is None
+
+    def _must_wait(self) -> bool:
+        return not self._go and self._may_go_on()
 
     def _run(self) -> None:
         beat = 0.0
@@ -122,13 +139,20 @@ class Companion:
             while not self._ending.is_set():
                 if time.monotonic() - beat >= HEARTBEAT_SECONDS:
                     beat = time.monotonic()
-                    self.journal.write("heartbeat", step=self.step, phase=self.phase, bytes=dict(self.bytes))
+                    self._heartbeat()
                 for command in self.inbox.poll():
                     self._accept(command)
                 self._ending.wait(_POLL_SECONDS)
         except BaseException as error:  # noqa: BLE001 - handed to the training thread, which fails the run with it
             self._error = error
             self._wake.set()
+
+    def _heartbeat(self) -> None:
+        """A full disk costs heartbeats, not the run: training may get to its next checkpoint when there is room again."""
+        try:
+            self.journal.write("heartbeat", step=self.step, phase=self.phase, bytes=dict(self.bytes))
+        except OSError as error:
+            sys.stderr.write(f"no heartbeat could be written: {error}\n")
 
     def _accept(self, command: Command) -> None:
         with self._changing:
@@ -145,16 +169,21 @@ class Companion:
             return "refused", command.error
         if command.verb == "pause" and self._pause is None and self._stop is None:
             self._pause = command
-            self.record.update(state="pausing")
+            self._show("pausing")
         elif command.verb == "resume" and self._pause is not None:
             self._pause, self._go = None, True
             if not self._standing:
-                self.record.update(state="running")
+                self._show("running")
         elif command.verb == "stop" and self._stop is None:
             self._stop = command
-            self.record.update(state="stopping")
+            self._show("stopping")
         elif command.verb == "checkpoint" and self._checkpoint is None:
             self._checkpoint = command
         else:
             return "refused", f"{command.verb}: there is nothing to do"
         return "accepted", ""
+
+    def _show(self, state: State) -> None:
+        """Put the state into run.json, once the run is loaded."""
+        if self._live:
+            self.record.update(state=state)

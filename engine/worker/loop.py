@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -73,17 +75,18 @@ class Loop:
         self._watch = Watch(self._phase, self.companion.attend, self.companion.warn, self.companion.clock)
         self.companion.save = self._save
 
-    def restore(self, folder: Any) -> None:
+    def restore(self, folder: Path) -> None:
         """Go back to the checkpoint `folder`: weights, optimizer, cursor, and the best adapter of that moment."""
         state = checkpoint.load(folder, self.policy, self.trainer)
         self.cursor = Cursor.from_dict(state["cursor"])
         self._saved = self.cursor.place
         checkpoint.restore_best(folder, self.record.adapters_dir)
 
-    def run(self) -> None:
-        """Train to the end. Raises StopRequested after the checkpoint that a stop leaves."""
+    def run(self) -> dict[str, Any]:
+        """Train to the end; returns the summary. Raises StopRequested after the checkpoint that a stop leaves."""
         self.companion.step = self.cursor.done
         try:
+            self.companion.go_live()
             if self.cursor.base is None:
                 self._evaluate(0)
                 self._save("start")
@@ -94,7 +97,9 @@ class Loop:
             if self.cursor.base is not None:
                 self._save("stop")
             raise
-        self._finish()
+        finally:
+            self.task.close()
+        return self._summary()
 
     def _step(self, step: int) -> None:
         self.companion.step = step - 1
@@ -114,7 +119,7 @@ class Loop:
             work.seconds["total"] = before + self.companion.clock() - start
         self.cursor.work = None
         self.cursor.done = self.companion.step = step
-        self._report(replace_bytes(self.task.metrics(work)))
+        self._report(with_bytes(self.task.metrics(work)))
         self._evaluate_if_due(step)
         due = time.monotonic() - self._saved_t >= 60 * self.config.run.checkpoint_minutes
         if due or step % self.config.run.checkpoint_every == 0 or step == self.config.run.steps:
@@ -158,7 +163,7 @@ class Loop:
         self.cursor.last = evaluation_state(step, found)
         if self.cursor.base is None:
             self.cursor.base = self.cursor.last
-        best = self.cursor.best is None or found.score > self.cursor.best["score"]
+        best = self.cursor.best is None or not math.isfinite(self.cursor.best["score"]) or found.score > self.cursor.best["score"]
         self._write_samples("held_out", step, found.samples)
         if best:
             self.cursor.best = self.cursor.last
@@ -197,7 +202,7 @@ class Loop:
             seconds=time.perf_counter() - start,
         )
 
-    def _finish(self) -> None:
+    def _summary(self) -> dict[str, Any]:
         base, best, last = self.cursor.base, self.cursor.best, self.cursor.last
         if base is None or best is None or last is None:
             raise RuntimeError("a finished run has no evaluation")
@@ -205,8 +210,7 @@ class Loop:
         found = summary.summarise(base, best, last, sign)
         found["adapter"] = str(self.record.adapters_dir)
         found["command"] = summary.generate_command(self.policy.folder, self.record.adapters_dir, self.task.example)
-        self.journal.write("finished", step=self.cursor.done, summary=found)
-        self.record.update(state="finished", step=self.cursor.done)
+        return found
 
     def _phase(self, step: int, name: str, update: int | None) -> None:
         self.companion.phase = name
@@ -224,6 +228,6 @@ def memory_bytes() -> dict[str, int]:
     return {"peak": mx.get_peak_memory(), "active": mx.get_active_memory(), "cache": mx.get_cache_memory()}
 
 
-def replace_bytes(metrics: Any) -> Any:
+def with_bytes(metrics: Any) -> Any:
     """The metrics with the step's memory counters."""
     return replace(metrics, bytes=memory_bytes())

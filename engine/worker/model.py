@@ -92,7 +92,8 @@ class Policy:
             if completion is not None:
                 whole = self.tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": completion}], tokenize=False)
                 rest = whole[len(text) :] if whole.startswith(text) else completion
-        ids = self._encode(text)
+        # special tokens as mlx_lm.generate adds them: a chat template brings its own
+        ids = self._encode(text, special=not self.tokenizer.has_chat_template)
         if completion is None:
             return text, ids, []
         target = self._encode(rest)
@@ -105,8 +106,8 @@ class Policy:
         ids = tokens[:-1] if tokens and tokens[-1] in self.stop_ids else tokens
         return str(self.tokenizer.decode(list(ids)))
 
-    def _encode(self, text: str) -> list[int]:
-        return [int(i) for i in self.tokenizer.encode(text, add_special_tokens=False)]
+    def _encode(self, text: str, special: bool = False) -> list[int]:
+        return [int(i) for i in self.tokenizer.encode(text, add_special_tokens=special)]
 
 
 def load_policy(folder: Path, adapter: AdapterConfig, seed: int) -> Policy:

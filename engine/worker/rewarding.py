@@ -21,6 +21,7 @@ class Judge:
     def __init__(self, specs: Sequence[RewardConfig], warn: Warn) -> None:
         self.weights = {spec.name: spec.weight for spec in specs}
         self.warn = warn
+        self._told = False  # that no reward applies, once a run
         self.process = RewardProcess(list(specs))
         self.process.start()
 
@@ -57,6 +58,13 @@ class Judge:
                     remedy="mend the function, then resume the run",
                 )
         totals = combine(scores.parts, scores.failed, self.weights)
+        if flat and not any(total is not None for total in totals) and not self._told:
+            self._told = True
+            self.warn(
+                "no-reward",
+                f"no reward applies to any completion of step {step}: nothing can be learned from it",
+                "look at the rows and at what the rewards return for them (None: not applicable)",
+            )
         size = len(flat) // len(prompts)
         rewards = [totals[start : start + size] for start in range(0, len(flat), size)]
         found = advantages(rewards, mode)

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import subprocess
 import time
 import traceback
-from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import mlx.core as mx
 
 from engine import config as configs
 from engine import estimate, hardware
@@ -29,6 +24,7 @@ from engine.worker.model import Policy, load_policy
 from engine.worker.rewarding import Judge
 from engine.worker.step import RewardTask
 from engine.worker.supervised import SupervisedTask
+from engine.worker.surroundings import changes, describe
 from engine.worker.task import Task, Warn
 from engine.worker.trainer import Trainer
 
@@ -38,24 +34,29 @@ def run(folder: Path, lock_fd: int, resume: bool) -> int:
     os.set_inheritable(lock_fd, False)  # a child that kept it would make a dead run look alive
     record = RunRecord(folder)
     launched = record.summary().launched or time.time()
-    with JournalWriter(record.journal_file) as journal, Companion(record, journal, launched) as companion:
+    with JournalWriter(record.journal_file) as journal:
+        companion = Companion(record, journal, launched)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, _: companion.signal_stop(signal.Signals(number).name))
         try:
-            record.update(state="starting", pid=os.getpid())
-            _start(record, journal, companion, resume).run()
+            with companion:  # it is gone before the end is journalled: no heartbeat comes after that
+                record.update(state="starting", pid=os.getpid())
+                summary = _start(record, journal, companion, resume).run()
         except StopRequested as stop:
             journal.write("stopped", step=companion.step, reason=stop.reason)
             record.update(state="stopping")
             record.update(state="stopped", step=companion.step)
         except InputError as error:
             return _failed(record, journal, companion, str(error), error.remedy, "input")
-        except Exception as error:  # noqa: BLE001 - the worker's last word: whatever went wrong is journalled, with its traceback in the log
+        except Exception as error:  # noqa: BLE001 - the worker's last word: journalled, with the traceback in its log
             traceback.print_exc()
             text = f"{type(error).__name__}: {error}"
             return _failed(
                 record, journal, companion, text, f"see {record.log_file}; resume goes on from the last checkpoint", "error"
             )
+        else:
+            journal.write("finished", step=companion.step, summary=summary)
+            record.update(state="finished", step=companion.step)
     return 0
 
 
@@ -72,13 +73,15 @@ def _start(record: RunRecord, journal: JournalWriter, companion: Companion, resu
     awake = hardware.keep_awake_command(os.getpid())
     if awake is not None:
         subprocess.Popen(awake, stdin=subprocess.DEVNULL, close_fds=True)
-    journal.write("started", pid=os.getpid(), resumed=resume, **_surroundings(record))
+    surroundings = describe(config, record.summary().environment)
+    first = next((e.fields for e in JournalReader(record.journal_file).read() if e.type == "started"), surroundings)
+    journal.write("started", pid=os.getpid(), resumed=resume, **surroundings)
+    for change in changes(first, surroundings):
+        companion.warn("surroundings-changed", change, "the same bits come only from the same; the run goes on with this")
     folder = configs.model_folder(config.model)
     policy = load_policy(folder, config.adapter, config.run.seed)
     rows = _micro_batch_rows(config, latest)
     data = formats.load_training_data(config)
-    if resume:
-        _say_if_changed(record, data, companion.warn)
     task = _task(config, policy, data, rows, companion.warn)
     trainer = Trainer(policy, config.optim, config.run.steps * task.updates_per_step, config.run.seed)
     loop = Loop(config, record, journal, companion, policy, trainer, task, rows)
@@ -87,19 +90,7 @@ def _start(record: RunRecord, journal: JournalWriter, companion: Companion, resu
     if resume:
         companion.step = loop.cursor.done
         journal.write("resumed", from_step=loop.cursor.done if latest is not None else -1)
-    record.update(state="running", step=loop.cursor.done)
     return loop
-
-
-def _say_if_changed(record: RunRecord, data: formats.TrainingData, warn: Warn) -> None:
-    """The same bits come only from the same rows: the `created` event has the training file's hash."""
-    created = next((e for e in JournalReader(record.journal_file).read() if e.type == "created"), None)
-    if created is not None and created.fields.get("data_sha256") != data.files[0].sha256:
-        warn(
-            "data-changed",
-            f"{data.files[0].path} is not the file that this run began with",
-            "put it back for the same bits; the run goes on with the new rows",
-        )
 
 
 def _task(config: RunConfig, policy: Policy, data: formats.TrainingData, rows: int, warn: Warn) -> Task:
@@ -135,26 +126,3 @@ def _micro_batch_rows(config: RunConfig, latest: Path | None) -> int:
     if latest is not None:
         return int(checkpoint.read_state(latest)["micro_batch_rows"])
     return config.optim.micro_batch_rows or estimate.micro_batch_rows(config)
-
-
-def _surroundings(record: RunRecord) -> dict[str, Any]:
-    """What the run's numbers depend on besides config and data."""
-    names = ("droid-tune", "mlx", "mlx-lm", "numpy", "transformers")
-    versions = {name: metadata.version(name) for name in names if _installed(name)}
-    environment = record.summary().environment
-    return {
-        "host": platform.node(),
-        "platform": platform.platform(),
-        "versions": {"python": platform.python_version(), **versions},
-        "blas": environment.get("blas"),
-        "threads": environment.get("threads"),
-        "device": str(mx.default_device()),
-    }
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True

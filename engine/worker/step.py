@@ -196,7 +196,7 @@ def prompts_within(policy: Policy, examples: Sequence[Example], limit: int) -> l
     for place, example in enumerate(examples):
         text, ids, _ = policy.render(example.messages)
         if len(ids) <= limit:
-            made.append((Prompt(place, tuple(ids), text, example.answer, {}), example))
+            made.append((Prompt(place, tuple(ids), text, example.answer), example))
     return made
 
 

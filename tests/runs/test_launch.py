@@ -203,3 +203,8 @@ def test_the_allocator_keeps_memory_on_linux_and_a_users_settings_stand() -> Non
     assert environment["MALLOC_TOP_PAD_"] == "1"
     assert ("MALLOC_TRIM_THRESHOLD_" in environment) == (sys.platform == "linux")
     assert allocator_environment("darwin") == {}
+
+
+def test_float32_is_not_shortened_unless_the_user_says_so() -> None:
+    assert worker_environment({}, {})[0]["MLX_ENABLE_TF32"] == "0"
+    assert worker_environment({"MLX_ENABLE_TF32": "1"}, {})[0]["MLX_ENABLE_TF32"] == "1"

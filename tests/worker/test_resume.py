@@ -145,7 +145,7 @@ async def test_a_run_resumed_on_other_data_says_so(tmp_path: Path) -> None:
     since = (await run.state()).seq
     await run.resume()
     warning = await asyncio.to_thread(await_event, run, since, lambda e: e.type == "warning")
-    assert warning.fields["kind"] == "data-changed" and str(data) in warning.fields["message"]
+    assert warning.fields["kind"] == "surroundings-changed" and str(data) in warning.fields["message"]
     await asyncio.to_thread(await_event, run, since, lambda e: e.type == "step")
     await run.stop()
     assert (await run.wait()).state == "stopped"

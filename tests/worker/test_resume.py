@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from engine.api import Engine, Run
-from engine.runs import control
+from engine.config import RunConfig
 from engine.runs.journal import Event
-from tests.support.live import assert_same_bits, await_condition, await_event, finish, kill, outcome, small_config
+from tests.support.live import assert_same_bits, await_condition, await_event, events, finish, kill, outcome, small_config
 
 SLOW_JUDGE = '''
 import time
@@ -42,17 +42,9 @@ def checkpoint_being_written(run: Run, since: int) -> None:
     await_condition(lambda: list(run.record.checkpoints_dir.glob(".tmp-step-*")), "a checkpoint being written")
 
 
-def between_updates(run: Run, since: int) -> None:
-    """Ask for a checkpoint in the middle of a step, and go on until the update after it has begun."""
-    await_event(run, since, phase("update", 5, 0))
-    command = control.send(run.record, "checkpoint")
-    done = await_event(run, since, lambda e: e.type == "command" and e.fields["id"] == command and e.fields["status"] == "done")
-    await_event(run, done.seq, lambda e: e.type == "phase")
-
-
-async def killed_run(home: Path, config: object, moments: dict[str, Callable[[Run, int], None]]) -> Run:
+async def killed_run(home: Path, config: RunConfig, moments: dict[str, Callable[[Run, int], None]]) -> Run:
     """Train the config, killed once at each of the moments and resumed each time."""
-    run = await Engine(home).start(config)  # type: ignore[arg-type]
+    run = await Engine(home).start(config)
     since = 0
     for wait in moments.values():
         await asyncio.to_thread(wait, run, since)
@@ -69,18 +61,30 @@ async def killed_run(home: Path, config: object, moments: dict[str, Callable[[Ru
     return run
 
 
+async def assert_same_as_uninterrupted(tmp_path: Path, config: RunConfig, moments: dict[str, Callable[[Run, int], None]]) -> Run:
+    """Train the config twice, side by side: killed at each of the moments, and in one go."""
+    assert len(moments) == 10
+    interrupted, (whole, state) = await asyncio.gather(
+        killed_run(tmp_path / "a", config, moments), finish(tmp_path / "b", config)
+    )
+    assert state.state == "finished", state.failure
+    assert_same_bits(outcome(interrupted), outcome(whole))
+    return interrupted
+
+
 async def test_grpo_killed_at_ten_moments_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """Four mini-batches a step, a reference, two rewards; a checkpoint is due between any two updates."""
     judge = tmp_path / "judge.py"
     judge.write_text(SLOW_JUDGE)
-    rewards = [{"name": "answer", "weight": 1.0}, {"name": "considered", "weight": 0.5, "file": str(judge)}]
     config = small_config(
         "grpo",
-        rewards=rewards,
+        rewards=[{"name": "answer", "weight": 1.0}, {"name": "considered", "weight": 0.5, "file": str(judge)}],
         objective__minibatches=4,
         objective__beta=0.02,
         run__steps=6,
         run__eval_every=3,
-        run__keep_checkpoints=9,
+        run__keep_checkpoints=99,
+        run__checkpoint_minutes=1e-9,
     )
     moments = {
         "while loading": until(lambda e: e.type == "started"),
@@ -91,33 +95,38 @@ async def test_grpo_killed_at_ten_moments_ends_with_the_same_bits(tmp_path: Path
         "score": until(phase("score", 3)),
         "evaluation": until(phase("eval", 3)),
         "between updates": until(phase("update", 4, 2)),
-        "after a checkpoint inside a step": between_updates,
+        "before the last update": until(phase("update", 5, 3)),
         "last step": until(lambda e: e.type == "step" and e.fields["step"] == 6),
     }
-    assert len(moments) == 10
-    interrupted = await killed_run(tmp_path / "a", config, moments)
-    whole, state = await finish(tmp_path / "b", config)
-    assert state.state == "finished", state.failure
-    assert_same_bits(outcome(interrupted), outcome(whole))
+    run = await assert_same_as_uninterrupted(tmp_path, config, moments)
+    restored = [e.fields["from_step"] for e in events(run) if e.type == "resumed"]
+    assert 4 in restored  # step 5 was taken up again in its middle: its rollouts were not sampled anew
+    assert len([e for e in events(run) if phase("rollout", 5)(e)]) == 1
 
 
-async def test_sft_killed_in_three_moments_ends_with_the_same_bits(tmp_path: Path) -> None:
-    config = small_config("sft", run__steps=40, run__eval_every=10, run__checkpoint_every=5, adapter__dropout=0.1)
+async def test_sft_killed_at_ten_moments_ends_with_the_same_bits(tmp_path: Path) -> None:
+    config = small_config("sft", run__steps=60, run__eval_every=10, run__checkpoint_every=4, adapter__dropout=0.1)
+    at_step = lambda step: until(lambda e: e.type == "step" and e.fields["step"] >= step)  # noqa: E731
     moments = {
-        "first steps": until(lambda e: e.type == "step" and e.fields["step"] >= 2),
+        "while loading": until(lambda e: e.type == "started"),
+        "base evaluation": until(phase("eval", 0)),
+        "first update": until(phase("update", 1, 0)),
         "checkpoint write": checkpoint_being_written,
+        "step 9": at_step(9),
         "evaluation": until(phase("eval", 20)),
+        "step 26": at_step(26),
+        "another checkpoint write": checkpoint_being_written,
+        "step 47": at_step(47),
+        "last step": at_step(60),
     }
-    interrupted = await killed_run(tmp_path / "a", config, moments)
-    whole, state = await finish(tmp_path / "b", config)
-    assert state.state == "finished", state.failure
-    assert_same_bits(outcome(interrupted), outcome(whole))
+    await assert_same_as_uninterrupted(tmp_path, config, moments)
 
 
 @pytest.mark.parametrize("verb", ["stop", "pause"])
 async def test_a_stop_or_a_pause_changes_no_bit(tmp_path: Path, verb: str) -> None:
     """Stopped in the middle of a step and resumed, or paused and un-paused: the run ends as if nothing had been."""
-    config = small_config("gspo", run__steps=3, run__keep_checkpoints=9)
+    full = {"adapter": {"type": "full"}, "objective": {"minibatches": 4, "beta": 0.02}}
+    config = small_config("gspo", run__steps=3, run__keep_checkpoints=9, **full)
     run = await Engine(tmp_path / "a").start(config)
     await asyncio.to_thread(await_event, run, 0, phase("update", 2, 1))
     await (run.stop() if verb == "stop" else run.pause())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -70,6 +72,21 @@ def test_an_unpacked_wheel_finds_its_data(built: Path, tmp_path: Path) -> None:
     model, train = map(Path, done.stdout.split())
     for path in (model / "config.json", train):
         assert path.is_file() and path.is_relative_to(tmp_path / "site")
+
+
+def test_the_installed_command_trains_outside_the_clone(built: Path, tmp_path: Path) -> None:
+    """The wheel installed by pip, its own console script, another folder: one step of the demo, by the wheel's own engine."""
+    site = tmp_path / "site"
+    wheel = built / f"{STEM}-py3-none-any.whl"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
+    subprocess.run([*pip, "--target", str(site), str(wheel)], check=True, capture_output=True)
+    environment = {**os.environ, "PYTHONPATH": str(site), "DROID_TUNE_HOME": str(tmp_path / "home")}
+    command = [str(site / "bin" / "droid-tune"), "demo", "--json", "--set", "run.steps=1", "--set", "run.eval_rows=4"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    state = json.loads(done.stdout)
+    assert (state["state"], state["step"]) == ("finished", 1)
+    assert str(site / "engine" / "_share" / "models" / "demo") in state["result"]["command"]
 
 
 def test_a_cpu_and_a_cuda_backend_are_never_installed_together() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import shutil
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -16,10 +17,12 @@ from time import time
 
 from engine import config as configs
 from engine import estimate as estimates
-from engine import methods
+from engine import hardware, methods
 from engine.config import RunConfig
 from engine.data import formats, samples, validate
+from engine.data.template import ChatTokenizer
 from engine.errors import InputError
+from engine.memory import Plan
 from engine.methods import Method
 from engine.rewards import process as reward_process
 from engine.runs import control, journal, launch, record
@@ -73,18 +76,25 @@ class Engine:
     def _start(self, config: RunConfig) -> Run:
         config, data_sha256 = preflight(config)
         made = record.create(config, self.home)
-        with JournalWriter(made.journal_file) as writer:
-            writer.write(
-                "created",
-                id=made.id,
-                name=made.summary().name,
-                method=config.method,
-                model=config.model,
-                steps=config.run.steps,
-                config_sha256=hashlib.sha256(made.config_file.read_bytes()).hexdigest(),
-                data_sha256=data_sha256,
-            )
-        launch.launch(made)
+        try:
+            with JournalWriter(made.journal_file) as writer:
+                writer.write(
+                    "created",
+                    id=made.id,
+                    name=made.summary().name,
+                    method=config.method,
+                    model=config.model,
+                    steps=config.run.steps,
+                    config_sha256=hashlib.sha256(made.config_file.read_bytes()).hexdigest(),
+                    data_sha256=data_sha256,
+                )
+            launch.launch(made)
+        except (InputError, OSError) as error:  # a full disk; no worker has been started
+            shutil.rmtree(made.folder, ignore_errors=True)
+            if isinstance(error, InputError):
+                raise
+            remedy = "free the disk, or point DROID_TUNE_HOME at a folder of yours"
+            raise InputError(f"cannot start the run: {error.strerror}", where=str(self.home), remedy=remedy) from error
         return Run(made)
 
 
@@ -170,12 +180,30 @@ def preflight(config: RunConfig) -> tuple[RunConfig, str]:
     The config is read again as YAML, since one made in code has not been through the checks of a file.
     """
     config = configs.parse(configs.dump(config), base=Path.cwd()).config
-    files = formats.load_training_data(config).files
-    configs.model_folder(config.model)
+    data = formats.load_training_data(config)
+    _check_model(config, data)
     if methods.method(config.method).kind == "rl":
-        reward_process.check(config.rewards, set.intersection(*(_columns(file) for file in files)))
+        reward_process.check(config.rewards, set.intersection(*(_columns(file) for file in data.files)))
     launch.worker_environment(os.environ, {})
-    return config, files[0].sha256
+    return config, data.files[0].sha256
+
+
+def _check_model(config: RunConfig, data: formats.TrainingData) -> None:
+    """InputError for a damaged model folder, an adapter that fits nothing in it, and data without a row within the limits."""
+    folder = configs.model_folder(config.model)
+    plan = Plan(config, hardware.facts().backend)  # reads config.json and every weight file's header
+    if config.adapter.keys is not None and not plan.is_full:
+        _ = plan.adapted
+    tokenizer, sampling = ChatTokenizer(folder), config.sampling
+    is_supervised = methods.method(config.method).kind == "sft"
+    for examples, path in ((data.train, config.data.train), (data.held_out, config.data.valid or config.data.train)):
+        validate.require_one_within(
+            examples,
+            tokenizer,
+            max_prompt_tokens=sampling.max_prompt_tokens,
+            max_completion_tokens=sampling.max_completion_tokens if is_supervised else None,
+            where=path,
+        )
 
 
 def _columns(file: formats.DataSet) -> set[str]:

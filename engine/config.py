@@ -1,7 +1,7 @@
 """RunConfig: the YAML that describes a run, read strictly.
 
-An unknown key is an error that names the nearest one; a value's origin (default, file, flag, or another tool's name for
-the key) is kept beside it; `config.yaml` in a run folder has every default written out and every path absolute.
+An unknown key is an error that names the nearest one, a key given twice one that names its line; a value's origin
+(default, file or flag) is kept beside it; a run folder's `config.yaml` has every default written out, every path absolute.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,9 +21,9 @@ from engine.errors import InputError
 
 
 class Section(BaseModel):
-    """Base of every section: immutable, strict about types, unknown keys refused."""
+    """Base of every section: immutable, strict about types; unknown keys and numbers that are not finite are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -39,7 +39,7 @@ class AdapterConfig(Section):
     rank: int = Field(16, ge=1, description="columns of the low-rank factors")
     scale: float = Field(20.0, gt=0, description="factor of the adapter's output (mlx_lm's scale; alpha / rank elsewhere)")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input; must be 0 for reward methods")
-    layers: int = Field(-1, ge=-1, description="how many layers from the last get adapters; -1 all")
+    layers: int = Field(-1, ge=-1, description="how many layers from the last get adapters, 1 or more; -1: all")
     keys: list[str] | None = Field(None, description="module paths inside a layer, such as self_attn.q_proj; null: all linear")
 
 
@@ -52,14 +52,14 @@ class SamplingConfig(Section):
 
 
 class ObjectiveConfig(Section):
-    """Overrides of the method's row; an entry that is left out keeps the row's value."""
+    """Overrides of the method's row; an entry that is left out, or null, keeps the row's value."""
 
     advantage: methods.Advantage | None = None
     ratio: methods.Ratio | None = None
     surrogate: methods.Surrogate | None = None
     aggregate: methods.Aggregate | None = None
-    epsilon_low: float | None = Field(None, gt=0)
-    epsilon_high: float | None = Field(None, gt=0)
+    epsilon_low: float | None = Field(None, gt=0, description="ratios clip below 1 - this; left out or null: the row's value")
+    epsilon_high: float | None = Field(None, gt=0, description="ratios clip above 1 + this; left out or null: the row's value")
     delta: float | None = Field(None, gt=1)
     beta: float | None = Field(None, ge=0)
     kl: methods.Kl | None = None
@@ -71,7 +71,10 @@ class RewardConfig(Section):
     name: str = Field(description="a built-in reward, or a function in `file`")
     weight: float = Field(1.0, description="factor in the weighted sum")
     file: str | None = Field(None, description="Python file that defines the function")
-    timeout: float = Field(60.0, gt=0, description="seconds that one call over a step's completions may take")
+    timeout: float = Field(60.0, gt=0, allow_inf_nan=True, description="seconds of one call over a step's completions, or .inf")
+
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class OptimConfig(Section):
@@ -81,7 +84,7 @@ class OptimConfig(Section):
     warmup: float = Field(0.03, ge=0, lt=1, description="share of all updates with a linearly rising rate")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients with a larger global norm are scaled down to it")
     weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = Field((0.9, 0.999), strict=False)
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), strict=False, description="decay of Adam's two moments, each in [0, 1)")
     eps: float = Field(1.0e-8, gt=0)
     micro_batch_rows: int | None = Field(None, ge=1, description="rows of one forward and backward pass; null: as many as fit")
 
@@ -115,14 +118,28 @@ class RunConfig(Section):
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A valid config and where each value came from: dotted key -> default | file | flag | 'TOOL KEY'."""
+    """A valid config and where each value came from: dotted key -> default | file | flag."""
 
     config: RunConfig
     origin: Mapping[str, str]
 
 
+# What reading YAML raises: for its grammar, for a date that is none, for hundreds of nested brackets.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 numbers: PyYAML alone reads 1e-5 as a string."""
+    """YAML 1.2 numbers and keys: PyYAML alone reads 1e-5 as a string, and takes the last of two equal keys."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark)
+                seen.add((key.tag, key.value))
+        return node
 
 
 _Loader.add_implicit_resolver(
@@ -149,10 +166,8 @@ def parse(text: str, *, base: Path, where: str = "config", overrides: Mapping[st
     """The config in `text`; relative paths resolve against `base`, then the packaged data. Raises InputError."""
     try:
         raw = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise InputError(
-            f"not valid YAML: {' '.join(str(error).split())}", where=where, remedy="mend the line it names"
-        ) from error
+    except _YAML_ERRORS as error:
+        raise InputError(f"not valid YAML: {_said(error)}", where=where, remedy="mend the line it names") from error
     if not isinstance(raw, dict):
         raise InputError("expected `key: value` lines", where=where, remedy="start from a recipe in configs/")
     origin = dict.fromkeys(_leaves(raw), "file")
@@ -175,8 +190,28 @@ def dump(config: RunConfig) -> str:
 
 
 def flag_value(text: str) -> Any:
-    """What a `--set key=TEXT` flag means: TEXT read as YAML."""
+    """What TEXT in `--set key=TEXT` means: TEXT read as YAML. Raises yaml.YAMLError, ValueError (a date that is none) or
+    RecursionError (hundreds of nested brackets) for text that is none; `setting` makes one InputError of them."""
     return yaml.load(text, Loader=_Loader)
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """The dotted key and the value of a flag `--set KEY=VALUE`. Raises InputError."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise InputError(f"{text!r} is not KEY=VALUE", where="--set", remedy="for example --set run.steps=20")
+    try:
+        return key, flag_value(value)
+    except _YAML_ERRORS as error:
+        remedy = "quote it for the shell; lists are [a, b], pairs are {name: value}"
+        raise InputError(f"{value[:80]!r} is not valid YAML: {_said(error)}", where=f"--set {key}", remedy=remedy) from error
+
+
+def _said(error: Exception) -> str:
+    """What the YAML reader complains of, and the line where it does."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem is not None:
+        return f"{error.problem}{'' if error.problem_mark is None else f', line {error.problem_mark.line + 1}'}"
+    return "nested too deeply" if isinstance(error, RecursionError) else " ".join(str(error).split())
 
 
 def _leaves(tree: Any, prefix: str = "") -> Iterator[str]:
@@ -229,7 +264,10 @@ def _known(sections: tuple[int | str, ...]) -> list[str]:
 
 
 def _check(config: RunConfig, where: str) -> None:
-    """What no single field can say."""
+    """What no single field can say, or can say in plain words."""
+    if config.adapter.layers == 0:
+        remedy = "use -1 for all layers, 1 or more for as many from the last"
+        raise InputError("0 stands for no number of layers", where=f"{where}: adapter.layers", remedy=remedy)
     try:
         method = methods.method(config.method)
         if method.kind == "sft":
@@ -292,17 +330,12 @@ def model_folder(value: str) -> Path:
     folder = share.demo_model() if value == "demo" else Path(value)
     if not folder.is_absolute():
         folder = _cached_snapshot(value)
-    for name, what in (("config.json", "no config.json"), ("tokenizer.json", "no tokenizer.json")):
-        if not (folder / name).is_file():
-            raise InputError(
-                f"is not a model folder: {what}", where=str(folder), remedy="give a folder that mlx_lm can load, or `demo`"
-            )
-    if not any(folder.glob("*.safetensors")):
-        raise InputError(
-            "is not a model folder: no .safetensors file",
-            where=str(folder),
-            remedy="give a folder that mlx_lm can load, or `demo`",
-        )
+    missing = next((name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()), None)
+    if missing is None and not any(folder.glob("*.safetensors")):
+        missing = ".safetensors file"
+    if missing is not None:
+        remedy = "give a folder that mlx_lm can load, or `demo`"
+        raise InputError(f"is not a model folder: no {missing}", where=str(folder), remedy=remedy)
     return folder
 
 

@@ -9,7 +9,7 @@ the caller's to apply to the numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -86,8 +86,10 @@ def draw(
     glyphs: Glyphs = "braille",
     y_min: float | None = None,
     y_max: float | None = None,
+    empty: str = "no data",
 ) -> list[list[Run]]:
-    """The lines of `plot` in pieces that name their series, for who paints them in colours."""
+    """The lines of `plot` in pieces that name their series, for who paints them in colours; `empty` stands where there is
+    nothing to draw."""
     if width < 1 or height < 1:
         return [[] for _ in range(max(height, 0))]
     style = _SETS[glyphs]
@@ -95,7 +97,7 @@ def draw(
     shown = [each for each in curves if each is not None]
     if not shown:
         blank: list[list[Run]] = [[] for _ in range(height)]
-        blank[height // 2] = [("no data"[:width].center(width).rstrip(), None)]
+        blank[height // 2] = [(empty[:width].center(width).rstrip(), None)]
         return blank
     has_legend = height >= 6 and any(label for _, _, label in series)
     has_x_axis = height >= 4
@@ -189,7 +191,7 @@ def _number(value: float, step: float) -> str:
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     if decimals <= 3 and abs(value) < 1e6:
         return f"{value:.{decimals}f}" if value else "0"
-    digits = max(0, math.floor(math.log10(abs(value) / step) + 1e-9)) if value else 0
+    digits = max(0, math.floor(math.log10(abs(value)) + 1e-9) - math.floor(math.log10(step) + 1e-9)) if value else 0
     return f"{value:.{digits}e}".replace("e-0", "e-").replace("e+0", "e") if value else "0"
 
 
@@ -238,3 +240,16 @@ def _legend(series: Sequence[Series], style: _GlyphSet, width: int) -> list[Run]
             if shown:
                 runs.append((shown, owner))
     return runs
+
+
+def glyph_set(encoding: str, environment: Mapping[str, str]) -> Glyphs:
+    """Braille where the terminal takes Unicode, else ascii; DROID_TUNE_GLYPHS (braille, block or ascii) decides otherwise."""
+    match environment.get("DROID_TUNE_GLYPHS"):
+        case "braille":
+            return "braille"
+        case "block":
+            return "block"
+        case "ascii":
+            return "ascii"
+        case _:
+            return "braille" if "utf" in encoding.lower() else "ascii"

@@ -89,6 +89,17 @@ REFUSED = {
     "group of one": ("optim:", "sampling: {group_size: 1}\noptim:", "group_size"),
     "dropout with rewards": ("optim:", "adapter: {dropout: 0.1}\noptim:", "dropout"),
     "delta under the clip": ("optim:", "objective: {delta: 1.0001}\noptim:", "delta"),
+    "no finite number": ("learning_rate: 1e-5", "learning_rate: .inf", "finite"),
+    "a weight that is none": ("[{name: answer}]", "[{name: answer, weight: .nan}]", "finite"),
+    "a time-out that is none": ("[{name: answer}]", "[{name: answer, timeout: .nan}]", "rewards.0.timeout"),
+    "a beta of 1": ("learning_rate: 1e-5", "betas: [0.9, 1.0]", "optim.betas.1"),
+    "a negative beta": ("learning_rate: 1e-5", "betas: [-0.1, 0.9]", "optim.betas.0"),
+    "0 layers": ("optim:", "adapter: {layers: 0}\noptim:", "use -1 for all layers"),
+    "fewer layers than all": ("optim:", "adapter: {layers: -2}\noptim:", "adapter.layers"),
+    "a key twice": ("method: gspo", "method: gspo\nmethod: grpo", "the key 'method' is given twice, line 4"),
+    "a nested key twice": ("{learning_rate: 1e-5}", "{eps: 1e-8, betas: [0, 0], eps: 1e-6}", "'eps' is given twice, line 6"),
+    "a date that is none": ("model: demo", "model: 2001-99-99", "month must be"),
+    "nested too deeply": ("model: demo", f"model: {'[' * 600}", "nested too deeply"),
     "more mini-batches than prompts": ("optim:", "objective: {minibatches: 5}\noptim:", "mini-batches"),
 }
 
@@ -101,6 +112,35 @@ def test_what_is_refused_is_named(name: str) -> None:
         parse(TEXT.replace(old, new))
     assert expected in str(caught.value)
     assert caught.value.where and caught.value.remedy
+
+
+def test_a_reward_may_take_forever_and_betas_and_layers_have_bounds_that_hold() -> None:
+    text = TEXT.replace("answer}", "answer, timeout: .inf}").replace("learning_rate: 1e-5", "betas: [0, 0.999]")
+    config = parse(f"{text}adapter: {{layers: 1}}\n").config
+    assert config.rewards[0].timeout == float("inf")
+    assert (config.optim.betas, config.adapter.layers) == ((0, 0.999), 1)
+    assert configs.dump(configs.parse(configs.dump(config), base=Path("/")).config) == configs.dump(config)
+
+
+def test_a_merge_may_be_overridden_and_is_no_key_given_twice() -> None:
+    """`<<` copies the keys of another mapping; one that stands beside it wins. c is made before the nested b is."""
+    text = "a: &a {x: 1}\nouter: {b: &b {<<: *a, x: 2}}\nc: {<<: *b, y: 3}\n"
+    assert configs.flag_value(text) == {"a": {"x": 1}, "outer": {"b": {"x": 2}}, "c": {"x": 2, "y": 3}}
+
+
+def test_a_setting_is_a_key_and_a_value_in_yaml() -> None:
+    assert configs.setting("run.steps=20") == ("run.steps", 20)
+    assert configs.setting("rewards=[{name: a=b}]") == ("rewards", [{"name": "a=b"}])
+    for text, message in {
+        "run.steps": "not KEY=VALUE",
+        "run.steps=[": "not valid YAML",
+        "data.columns={prompt: a, prompt: b}": "'prompt' is given twice",
+        "run.name=2001-99-99": "month must be",
+        f"run.name={'[' * 600}": "nested too deeply",
+    }.items():
+        with pytest.raises(InputError, match=message) as caught:
+            configs.setting(text)
+        assert caught.value.where.startswith("--set") and caught.value.remedy
 
 
 def test_sft_refuses_what_it_has_no_use_for() -> None:

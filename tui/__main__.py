@@ -1,17 +1,58 @@
-"""The console script `droid-tune`: every verb belongs to the headless command line; without one the runs are listed."""
+"""The console script `droid-tune`: without a verb it opens the terminal app, with one it is the command line.
+
+The verbs that show a run (demo, train, attach) show it in the app too, where there is a terminal to draw in.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import TYPE_CHECKING
 
-from engine.cli import main as command_line
+if TYPE_CHECKING:
+    from engine.api import Engine, Run
+
+NO_TERMINAL = """\
+droid-tune: there is no terminal here that the app could draw in. Without one:
+  droid-tune runs              list all runs
+  droid-tune demo --headless   watch the embedded model learn to think, as plain lines
+  droid-tune train CONFIG      start a run; --detach leaves it alone, --json is for scripts
+  droid-tune attach RUN --headless, status RUN, logs RUN -f, pause|resume|stop|checkpoint RUN
+  droid-tune --help            every verb
+"""
 
 
 def main() -> None:
-    """Run the verb in sys.argv; without one show the runs, or how to start the first."""
+    """Open the app, or run the verb in sys.argv."""
     if len(sys.argv) == 1:
-        sys.argv.append("runs")
-    command_line()
+        if not has_terminal():
+            sys.stderr.write(NO_TERMINAL)
+            raise SystemExit(2)
+        raise SystemExit(show(None, None))
+    from engine.cli import app as command_line
+
+    if has_terminal():
+        command_line.viewer = show
+    command_line.main()
+
+
+def has_terminal() -> bool:
+    """Whether keys can be read and a screen can be drawn (Textual draws on stderr)."""
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    return all(stream is not None and stream.isatty() for stream in streams) and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def show(engine: Engine | None, run: Run | None) -> int:
+    """The app until it is left: on the list of runs, or on `run` alone. Returns the exit status."""
+    from tui.app import DroidTuneApp
+
+    try:
+        app = DroidTuneApp(engine, run.id if run is not None else None)
+    except ValueError as error:
+        sys.stderr.write(f"droid-tune: {error}\n")
+        return 2
+    app.run(mouse=False)
+    return app.return_code or 0
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar, cast
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -18,8 +18,8 @@ from engine import hardware, methods, share
 from engine.api import Engine, Run
 from engine.cli import build_demo as demo_recipe
 from engine.cli import modes, screens, watch
+from engine.cli.sample_data import sample_data
 from engine.config import RunConfig
-from engine.data.samples import Topic
 from engine.errors import InputError
 from engine.runs.journal import jsonable
 from engine.runs.state import RunState
@@ -43,6 +43,7 @@ app = typer.Typer(
     `droid-tune demo`; then `droid-tune methods`, `droid-tune validate DATA --method grpo` and `droid-tune train CONFIG`.
     """,
 )
+app.command(name="sample-data")(sample_data)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or the start of it.")]
@@ -91,10 +92,8 @@ def _load(config: str, settings: list[str] | None, seed: int | None) -> configs.
     """A config file or packaged recipe with the flags applied."""
     overrides: dict[str, Any] = {}
     for setting in settings or []:
-        key, equals, value = setting.partition("=")
-        if not equals:
-            raise InputError(f"{setting!r} is not KEY=VALUE", where="--set", remedy="for example --set run.steps=20")
-        overrides[key] = configs.flag_value(value)
+        key, value = configs.setting(setting)
+        overrides[key] = value
     if seed is not None:
         overrides["run.seed"] = seed
     path = Path(config)
@@ -206,24 +205,6 @@ def validate(
     else:
         _print(screens.report(report))
     raise typer.Exit(2 if report.verdict == "unusable" else 0)
-
-
-@app.command(name="sample-data")
-def sample_data(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A new .jsonl file.")],
-    method: Annotated[str, typer.Option("--method", "-m", help="The method that will use it.")] = "grpo",
-    rows: Annotated[int, typer.Option("--rows", help="How many rows, each of them different.")] = 300,
-    seed: Annotated[int, typer.Option("--seed", help="Another seed gives other rows.")] = 0,
-    topic: Annotated[str, typer.Option("--topic", help="arithmetic (the embedded model reads it) or words.")] = "arithmetic",
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Generate rows to try a method with: short problems with computed answers (worked steps for supervised fine-tuning)."""
-    made = _run(Engine().sample_data(method, out, rows, seed, topic=cast(Topic, topic), overwrite=force))
-    if as_json:
-        _json({"path": str(made), "method": method, "rows": rows, "seed": seed, "topic": topic})
-    else:
-        print(made)
 
 
 @app.command()

@@ -18,6 +18,8 @@ from engine.runs.state import RunState
 from engine.runs.summary import RunSummary
 from engine.safe_text import safe_text
 
+_SHOWN_LINES = 5
+
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
     """Columns padded to their widest cell; the columns in `right` are right-aligned."""
@@ -70,6 +72,8 @@ def report(found: DataReport) -> list[str]:
         field = f" field {safe_text(problem.field)}" if problem.field else ""
         lines.append(f"{problem.count:>7} x {problem.kind}: {safe_text(problem.reason)} (lines {_numbers(problem.lines)}{field})")
         lines.append(f"          {safe_text(problem.remedy)}")
+    if max([len(found.duplicate_lines), *(len(problem.lines) for problem in found.problems)]) > _SHOWN_LINES:
+        lines.append("note     --json lists every line")
     return [*lines, f"verdict  {found.verdict}"]
 
 
@@ -81,7 +85,8 @@ def _lengths(found: TokenLengths) -> str:
 
 
 def _numbers(lines: Sequence[int]) -> str:
-    return ", ".join(map(str, lines))
+    more = len(lines) - _SHOWN_LINES
+    return ", ".join(map(str, lines[:_SHOWN_LINES])) + (f" and {more} more" if more > 0 else "")
 
 
 def estimate(found: Estimate) -> list[str]:

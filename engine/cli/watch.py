@@ -16,7 +16,7 @@ from rich.text import Text
 from engine.api import Run
 from engine.cli import screens
 from engine.figures import duration, number
-from engine.plot import Glyphs, plot
+from engine.plot import Glyphs, glyph_set, plot
 from engine.runs.journal import Event, jsonable
 from engine.runs.record import RunRecord
 from engine.runs.state import RunState
@@ -104,20 +104,12 @@ async def _live(run: Run) -> RunState:
         while True:
             samples = newest_samples(run.record, state)
             width, height = console.size.width, console.size.height
-            lines = frame(state, samples, width, height - 1, glyph_set(console.encoding))
+            lines = frame(state, samples, width, height - 1, glyph_set(console.encoding, os.environ))
             live.update(Text("\n".join(lines)), refresh=True)
             if state.state in _OVER:
                 return state
             await asyncio.sleep(refresh_seconds)
             state = await run.state()
-
-
-def glyph_set(encoding: str) -> Glyphs:
-    """Braille where the terminal takes Unicode; DROID_TUNE_GLYPHS (braille, block or ascii) decides otherwise."""
-    chosen = os.environ.get("DROID_TUNE_GLYPHS")
-    if chosen in ("braille", "block", "ascii"):
-        return chosen  # type: ignore[return-value]
-    return "braille" if "utf" in encoding.lower() else "ascii"
 
 
 def newest_samples(record: RunRecord, state: RunState) -> list[dict[str, object]]:

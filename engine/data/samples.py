@@ -58,8 +58,8 @@ def sample_rows(method_id: str, rows: int, seed: int, topic: Topic = "arithmetic
             return [{"prompt": p.question, "completion": worked(p)} for p in problems]
         return [{"prompt": p.question, "answer": p.answer} for p in problems]
     if kind == "sft":
-        return [{**row} for row in arithmetic.careful_rows("train", rows, seed)]
-    return [{**row} for row in arithmetic.rl_rows("train", rows, seed)]
+        return [{"prompt": r["prompt"], "completion": r["completion"]} for r in arithmetic.careful_rows("train", rows, seed)]
+    return [{"prompt": r["prompt"], "answer": r["answer"]} for r in arithmetic.rl_rows("train", rows, seed)]
 
 
 def write_samples(

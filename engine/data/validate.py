@@ -18,8 +18,6 @@ from engine.types import Example
 
 Verdict = Literal["ready", "ready with warnings", "unusable"]
 
-_SHOWN_LINES = 5
-
 
 @dataclass(frozen=True, slots=True)
 class ProblemGroup:
@@ -27,7 +25,7 @@ class ProblemGroup:
 
     kind: str
     count: int
-    lines: tuple[int, ...]  # the first five
+    lines: tuple[int, ...]  # all of them, ascending
     field: str
     reason: str
     remedy: str
@@ -58,7 +56,7 @@ class DataReport:
     prompt_tokens: TokenLengths | None  # None without a tokenizer
     completion_tokens: TokenLengths | None  # None without a tokenizer and for reward methods, which sample their completions
     duplicates: int  # rows that repeat an earlier one's prompt, completion and answer
-    duplicate_lines: tuple[int, ...]  # the first five
+    duplicate_lines: tuple[int, ...]  # all of them, ascending
     verdict: Verdict
 
     def as_dict(self) -> dict[str, Any]:
@@ -118,7 +116,7 @@ def validate(
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         duplicates=len(duplicates),
-        duplicate_lines=tuple(duplicates[:_SHOWN_LINES]),
+        duplicate_lines=tuple(duplicates),
         verdict=verdict,
     )
 
@@ -129,9 +127,41 @@ def grouped(problems: Sequence[Problem]) -> tuple[ProblemGroup, ...]:
     for problem in sorted(problems, key=lambda problem: problem.line):
         groups.setdefault((problem.kind, problem.field), []).append(problem)
     return tuple(
-        ProblemGroup(kind, len(found), tuple(p.line for p in found[:_SHOWN_LINES]), field, found[0].reason, found[0].remedy)
+        ProblemGroup(kind, len(found), tuple(problem.line for problem in found), field, found[0].reason, found[0].remedy)
         for (kind, field), found in sorted(groups.items(), key=lambda item: -len(item[1]))
     )
+
+
+def require_one_within(
+    examples: Sequence[Example],
+    tokenizer: ChatTokenizer,
+    *,
+    max_prompt_tokens: int,
+    max_completion_tokens: int | None,
+    where: str,
+) -> None:
+    """InputError unless some example is within the limits, measured as in validate; reads no further than the first that is.
+
+    `max_completion_tokens` None: the completions are sampled, not given.
+    """
+    refusal: InputError | None = None
+    shortest: int | None = None
+    for example in examples:
+        try:
+            prompt = len(tokenizer.encode(tokenizer.render(example.messages, add_generation_prompt=True)))
+        except InputError as error:
+            refusal = refusal or error
+            continue
+        shortest = prompt if shortest is None else min(shortest, prompt)
+        if prompt > max_prompt_tokens:
+            continue
+        if max_completion_tokens is None or len(tokenizer.encode(example.completion or "")) < max_completion_tokens:
+            return
+    if shortest is None and refusal is not None:
+        raise InputError(f"none of its {len(examples)} prompts can be used: {refusal.what}", where=where, remedy=refusal.remedy)
+    what = f"none of its {len(examples)} rows is within the token limits; the shortest prompt has {shortest} tokens"
+    limit = "max_prompt_tokens" if max_completion_tokens is None else "max_prompt_tokens and max_completion_tokens"
+    raise InputError(what, where=where, remedy=f"raise {limit} in sampling")
 
 
 def token_lengths(lengths: Iterable[int], limit: int) -> TokenLengths | None:

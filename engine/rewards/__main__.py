@@ -8,8 +8,9 @@
         -> {"op": "result", "seconds", "values": [...], "bad": [[row, why]]} or {"op": "result", "seconds", "error", "traceback"}
 
 User code can neither read the requests nor write into the replies: both pipes are moved away from descriptors 0 and 1.
-The process ends when its stdin does, even in the midst of user code; code that also blocks the interpreter is ended by
-`faulthandler`'s own thread, soon after the call's time limit.
+The process ends when its stdin does, even in the midst of user code, and its process group with it: the programs that user
+code has started. Code that also blocks the interpreter is ended by `faulthandler`'s own thread, soon after the call's time
+limit, alone.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _TRACEBACK_CHARACTERS = 20_000
 
 def main() -> NoReturn:
     requests, replies = _take_pipes()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal reaches the whole group; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's affair
     inbox: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_read_requests, args=(requests, inbox), daemon=True).start()
     rewards: list[tuple[str, Reward]] = []
@@ -78,7 +79,14 @@ def _read_requests(descriptor: int, inbox: SimpleQueue[bytes]) -> NoReturn:
     with os.fdopen(descriptor, "rb") as lines:
         for line in lines:
             inbox.put(line)
-    os._exit(0)  # the parent closed its end, or is gone
+    _end()  # the parent closed its end, or is gone
+
+
+def _end() -> NoReturn:
+    """End this process and the programs that it has started."""
+    if os.getpgrp() == os.getpid():  # a group of its own, as the parent makes it; started by hand it may be in a shell's
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)
 
 
 def _send(descriptor: int, reply: dict[str, Any]) -> None:
@@ -87,7 +95,7 @@ def _send(descriptor: int, reply: dict[str, Any]) -> None:
         while data:
             data = data[os.write(descriptor, data) :]
     except BrokenPipeError:
-        os._exit(0)
+        _end()
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -56,9 +57,14 @@ class _Gone(Exception):
 
 
 class RewardProcess:
-    """The rewards of a run, in a child process that never outlives this one.
+    """The rewards of a run, in a child process with a process group of its own.
 
     `start` first, or use it as a context manager. `columns` says after start which columns each reward needs.
+
+    The group ends as one: on a time-out, a crash or close, and, by the child's own doing, soon after this process has died
+    in whatever way. That takes along the programs that a reward has started, but for those that moved to another group
+    (a daemon does), and those of a reward that blocks the interpreter at the moment this process dies: then nobody is left
+    to end more than the child.
     """
 
     def __init__(self, specs: Sequence[RewardConfig], *, start_seconds: float = START_SECONDS) -> None:
@@ -142,15 +148,16 @@ class RewardProcess:
         if self._child is None:
             return
         assert self._child.stdin is not None
-        self._child.stdin.close()  # the child ends when its stdin does
-        with suppress(subprocess.TimeoutExpired):  # when user code blocks the interpreter; _kill ends that
-            self._child.wait(_CLOSE_SECONDS)
+        self._child.stdin.close()  # the child ends when its stdin does, unless user code blocks the interpreter
+        self._await_end(time.monotonic() + _CLOSE_SECONDS)
         self._kill()
 
     def _spawn(self) -> None:
         # The module search path must not hold the current folder (-P): an engine/ or datasets/ there is the user's own.
         command = [sys.executable, "-P", "-m", "engine.rewards"]
-        self._child = subprocess.Popen(command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=True)
+        self._child = subprocess.Popen(
+            command, bufsize=0, stdin=subprocess.PIPE, stdout=subprocess.PIPE, close_fds=True, process_group=0
+        )
         assert self._child.stdin is not None
         os.set_blocking(self._child.stdin.fileno(), False)
         self._ready, self._unread = False, b""
@@ -167,10 +174,21 @@ class RewardProcess:
     def _kill(self) -> int:
         child, self._child, self._ready = self._child, None, False
         assert child is not None and child.stdin is not None and child.stdout is not None
+        # The child has not been waited for, so its id names its group and no other. No such process: it joined another group;
+        # not permitted: macOS says so of a group that has ended.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(child.pid, signal.SIGKILL)
         child.kill()  # changes nothing for one that has ended: its own exit code stays
         child.stdin.close()
         child.stdout.close()
         return child.wait()
+
+    def _await_end(self, deadline: float) -> None:
+        """Return when the child's replies end, or at the deadline. To wait for the process would free its group's id."""
+        assert self._child is not None and self._child.stdout is not None
+        pipe = self._child.stdout.fileno()
+        while select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0] and os.read(pipe, _CHUNK_BYTES):
+            continue
 
     def _files(self) -> str:
         return ", ".join(dict.fromkeys(spec.file or spec.name for spec in self._specs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import stat
 import time
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from engine.runs.state import CommandStatus
 
 VERBS = ("pause", "resume", "stop", "checkpoint")
 
+_REFUSED = ".refused"  # in the control folder: what is named as a command but cannot be deleted as one, such as a folder
 _TAIL_BYTES = 1 << 20  # where the acknowledgement of a command that has just been sent must lie
 
 
@@ -51,28 +53,48 @@ class ControlInbox:
     def __init__(self, folder: Path, started_t: float) -> None:
         self._folder = folder
         self._started_t = started_t
+        self._kept: set[str] = set()  # names that could neither be deleted nor moved: acknowledged, and passed over
 
     def poll(self) -> list[Command]:
         """The commands that are not done yet, the oldest first; each stays until `done` is called for it."""
         if not self._folder.is_dir():
             return []
-        names = sorted(path.name for path in self._folder.iterdir() if path.suffix == ".json" and not path.name.startswith("."))
-        return [self._read(name) for name in names]
+        names = (path.name for path in self._folder.iterdir() if path.suffix == ".json" and not path.name.startswith("."))
+        return [self._read(name) for name in sorted(names) if name not in self._kept]
 
     def done(self, command: Command) -> None:
-        """Put the command away: it has been acknowledged in the journal, which keeps it."""
-        (self._folder / f"{command.id}.json").unlink(missing_ok=True)
+        """Put the command away: it has been acknowledged in the journal, which keeps it. What is no file is moved aside."""
+        path = self._folder / f"{command.id}.json"
+        try:
+            path.unlink(missing_ok=True)
+        except OSError:
+            self._put_aside(path)
+
+    def _put_aside(self, path: Path) -> None:
+        aside = self._folder / _REFUSED
+        try:
+            aside.mkdir(exist_ok=True)
+            path.rename(aside / f"{path.stem}-{secrets.token_hex(4)}{path.suffix}")
+        except OSError:  # the control folder itself cannot be written; the worker must not stumble over it again and again
+            self._kept.add(path.name)
 
     def _read(self, name: str) -> Command:
         path = self._folder / name
         command_id = path.stem
+        changed_t = 0.0
         try:
+            facts = path.lstat()
+            changed_t = facts.st_mtime
+            if not stat.S_ISREG(facts.st_mode):  # a folder; or a pipe, which would never end
+                return Command(command_id, "", changed_t, error="not a command file: not a plain file")
             body = json.loads(path.read_bytes())
             verb, t, arguments = body["verb"], body["t"], body.get("arguments", {})
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            return Command(command_id, "", path.stat().st_mtime, error=f"not a command file: {error!r}")
+        except OSError as error:
+            return Command(command_id, "", changed_t, error=f"cannot be read: {error.strerror}")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            return Command(command_id, "", changed_t, error=f"not a command file: {error!r}")
         if not isinstance(t, int | float) or not isinstance(verb, str) or not isinstance(arguments, dict):
-            return Command(command_id, "", path.stat().st_mtime, error="not a command file: a field has the wrong type")
+            return Command(command_id, "", changed_t, error="not a command file: a field has the wrong type")
         error_text = "" if verb in VERBS else f"unknown verb {verb!r}; one of: {', '.join(VERBS)}"
         return Command(command_id, verb, t, arguments, expired=t < self._started_t, error=error_text)
 

@@ -206,7 +206,7 @@ async def follow(
 def parse_line(line: bytes) -> Event | None:
     """The event in a line without its newline; None for anything else."""
     try:
-        record = json.loads(line, parse_constant=_no_constant)
+        record = _DECODER.decode(line.decode("utf-8"))
     except (ValueError, RecursionError):  # ValueError: no JSON, or no UTF-8
         return None
     if not isinstance(record, dict):
@@ -246,6 +246,9 @@ def _encode(record: dict[str, Any]) -> bytes:
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)  # json.loads would make one for every line
 
 
 def _last_seq(descriptor: int, size: int) -> int:

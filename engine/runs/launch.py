@@ -1,7 +1,8 @@
 """Start a run's detached worker: it outlives the terminal, and holds the run's lock for its life.
 
 The worker inherits the locked descriptor, so there is no moment at which a started run looks dead. What decides the
-bits of a CPU run (the BLAS library and its thread count) is recorded on the first launch and restored on resume.
+bits of a run (the BLAS library, its thread count, and whether CUDA may shorten float32) is recorded on the first launch
+and restored on resume.
 """
 
 from __future__ import annotations
@@ -95,14 +96,15 @@ def worker_environment(env: Mapping[str, str], recorded: Mapping[str, Any]) -> t
     """
     found = blas.blas_environment(env).get("LD_PRELOAD", env.get("LD_PRELOAD", ""))
     changed = ""
+    tf32 = str(recorded.get("tf32") or env.get("MLX_ENABLE_TF32") or precision_environment()["MLX_ENABLE_TF32"])
     if not {"blas", "threads"} <= recorded.keys():  # a first launch
         threads = env.get("OPENBLAS_NUM_THREADS") or str(os.cpu_count() or 1)
         if not threads.isdecimal() or int(threads) < 1:
             remedy = "give a whole number, or unset it"
             raise InputError(f"not a number of threads: {threads!r}", where="OPENBLAS_NUM_THREADS", remedy=remedy)
-        now: dict[str, Any] = {"blas": _blas_in(found), "threads": int(threads)}
+        now: dict[str, Any] = {"blas": _blas_in(found), "threads": int(threads), "tf32": tf32}
     else:
-        now = {"blas": recorded["blas"], "threads": recorded["threads"]}
+        now = {"blas": recorded["blas"], "threads": recorded["threads"], "tf32": tf32}
         if now["blas"] and "/" in now["blas"] and not Path(now["blas"]).exists():
             now["blas"] = _blas_in(found)
             changed = f"{recorded['blas']} is gone; the worker now uses {now['blas'] or 'the BLAS that mlx links'}"
@@ -111,10 +113,10 @@ def worker_environment(env: Mapping[str, str], recorded: Mapping[str, Any]) -> t
     preload += [now["blas"]] if now["blas"] else []
     worker = {
         **allocator_environment(sys.platform),
-        **precision_environment(),
         **env,
         "LD_PRELOAD": ":".join(preload),
         "OPENBLAS_NUM_THREADS": str(now["threads"]),
+        "MLX_ENABLE_TF32": now["tf32"],
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",

@@ -28,11 +28,12 @@ State = Literal["queued", "starting", "running", "pausing", "paused", "stopping"
 STATES: tuple[State, ...] = get_args(State)
 ENDED: frozenset[str] = frozenset({"stopped", "finished", "failed"})
 
-# What may follow what. Every state but `finished` may go to `starting`: that is the resume of a lost or ended run. A run
-# may also finish or fail while it is pausing or stopping, when the step under way was its last.
+# What may follow what. Every state but `finished` may go to `starting`: a queued run by its launch, any other by the resume
+# of a lost or ended run. A pause or a stop may be asked for while the worker still loads. A pause can be taken back, a stop
+# cannot. A run may also finish or fail while it is pausing or stopping, when the step under way was its last.
 TRANSITIONS: dict[State, frozenset[State]] = {
     "queued": frozenset({"starting", "failed"}),
-    "starting": frozenset({"running", "stopping", "stopped", "failed"}),
+    "starting": frozenset({"running", "pausing", "stopping", "stopped", "failed"}),
     "running": frozenset({"starting", "pausing", "stopping", "finished", "failed"}),
     "pausing": frozenset({"starting", "paused", "running", "stopping", "finished", "failed"}),
     "paused": frozenset({"starting", "running", "pausing", "stopping", "failed"}),
@@ -66,7 +67,7 @@ class Summary(BaseModel):
     created: float
     updated: float
     launched: float | None = None  # when the latest worker was started: commands from before it are expired
-    environment: dict[str, Any] = Field(default_factory=dict)  # what must be the same on resume: blas (path), threads
+    environment: dict[str, Any] = Field(default_factory=dict)  # what must be the same on resume: blas (path), threads, tf32
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,7 +142,9 @@ def _resumed(state: RunState, event: Event) -> bool:
     for series in (*state.series.values(), *state.held_out.values()):
         series.drop_after(step)
     for files in state.samples.values():
-        for later in [key for key in files if key > step]:
+        # those of the step under way stay: un-paused or resumed within the step, the worker does not write them again, and
+        # else it replaces the file
+        for later in [key for key in files if key > step + 1]:
             del files[later]
     state.checkpoints = [checkpoint for checkpoint in state.checkpoints if checkpoint.step <= step]
     state.best_steps = [best for best in state.best_steps if best <= step]

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from engine.data.validate import TokenLengths, token_lengths, validate
+from engine.cli import screens
+from engine.data.formats import load
+from engine.data.template import ChatTokenizer
+from engine.data.validate import TokenLengths, require_one_within, token_lengths, validate
 from engine.errors import InputError
+from engine.types import Example, Message
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -50,11 +56,13 @@ def test_problems_are_grouped(tmp_path: Path) -> None:
     report = validate(write(tmp_path / "a.jsonl", *rows), "grpo")
     assert report.verdict == "ready with warnings" and (report.rows, report.usable) == (10, 1)
     assert [(g.kind, g.field, g.count, g.lines) for g in report.problems] == [
-        ("empty", "answer", 7, (2, 3, 4, 5, 6)),
+        ("empty", "answer", 7, (2, 3, 4, 5, 6, 7, 8)),
         ("empty", "prompt", 1, (9,)),
         ("missing-field", "answer", 1, (10,)),
     ]
     assert all(group.reason and group.remedy for group in report.problems)
+    named = [line for group in json.loads(json.dumps(report.as_dict()))["problems"] for line in group["lines"]]
+    assert sorted(named) == list(range(2, 11)), "every unusable row is named"
 
 
 def test_a_damaged_line_is_reported_and_makes_the_file_unusable(tmp_path: Path) -> None:
@@ -81,6 +89,17 @@ def test_duplicates(tmp_path: Path) -> None:
     rows = [pair("a"), pair("b"), pair("a"), pair("a", "2"), pair("a")]
     report = validate(write(tmp_path / "a.jsonl", *rows), "grpo")
     assert (report.duplicates, report.duplicate_lines, report.verdict) == (2, (3, 5), "ready with warnings")
+    many = validate(write(tmp_path / "b.jsonl", *[pair("a")] * 9), "grpo")
+    assert (many.duplicates, many.duplicate_lines) == (8, tuple(range(2, 10)))
+
+
+def test_the_text_shows_five_lines_and_says_where_all_are(tmp_path: Path) -> None:
+    rows = [pair("a"), *[pair(f"b{i}", "") for i in range(7)], *[pair("a")] * 6]
+    shown = "\n".join(screens.report(validate(write(tmp_path / "a.jsonl", *rows), "grpo")))
+    assert "(lines 2, 3, 4, 5, 6 and 2 more field answer)" in shown
+    assert "lines 9, 10, 11, 12, 13 and 1 more" in shown and "--json lists every line" in shown
+    few = "\n".join(screens.report(validate(write(tmp_path / "b.jsonl", *rows[:6]), "grpo")))
+    assert "(lines 2, 3, 4, 5, 6 field answer)" in few and "more" not in few and "--json" not in few
 
 
 def test_lengths(tmp_path: Path, words: Path) -> None:
@@ -102,6 +121,25 @@ def test_prompts_that_the_template_refuses(tmp_path: Path, words: Path) -> None:
     assert (report.problems[0].kind, report.problems[0].lines) == ("refused-by-template", (2,))
     assert "no system turn" in report.problems[0].reason
     assert validate(path, "grpo", tokenizer=words, system="always").verdict == "unusable"
+
+
+def test_one_row_must_be_within_the_limits(tmp_path: Path, words: Path) -> None:
+    """Prompts of 3 and 2 tokens with BEGIN; completions of 2 and 3 with the token that ends them."""
+    examples = load(write(tmp_path / "a.jsonl", pair("a b", "x"), pair("a", "x y")), kind="sft").examples
+
+    def require(prompt: int, completion: int | None, rows: Sequence[Example] = examples) -> None:
+        limits = {"max_prompt_tokens": prompt, "max_completion_tokens": completion}
+        require_one_within(rows, ChatTokenizer(words), where="a.jsonl", **limits)
+
+    for fits in ((2, None), (3, 2), (2, 3)):
+        require(*fits)
+    for too_low in ((1, None), (1, 9), (2, 2), (9, 1)):
+        with pytest.raises(InputError, match=r"none of its 2 rows.*shortest prompt has 2 tokens.*raise max_prompt_tokens"):
+            require(*too_low)
+    refused = [replace(example, messages=(Message("system", "s"), *example.messages)) for example in examples]
+    require(9, None, [refused[0], examples[1]])
+    with pytest.raises(InputError, match=r"none of its 2 prompts can be used: .*no system turn"):
+        require(9, None, refused)
 
 
 def test_token_lengths() -> None:

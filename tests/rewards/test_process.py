@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import select
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,25 @@ def score(specs: list[RewardConfig], **columns: list[Any]) -> Scores:
 def only(scores: Scores) -> RewardError:
     assert len(scores.errors) == 1, scores.errors
     return scores.errors[0]
+
+
+class Grandchild:
+    """A program that a reward starts. It holds a named pipe open for as long as it lives, and says so when it has begun."""
+
+    def __init__(self, folder: Path) -> None:
+        self._pipe = folder / "alive"
+        os.mkfifo(self._pipe)
+        self._read = os.open(self._pipe, os.O_RDONLY | os.O_NONBLOCK)
+        command = f"exec > '{self._pipe}'; echo begun; exec sleep 60"
+        self.code = f"__import__('subprocess').Popen(['sh', '-c', {command!r}])"
+
+    def await_begun(self) -> None:
+        assert select.select([self._read], [], [], 20)[0] and os.read(self._read, 100) == b"begun\n"
+
+    def await_end(self, seconds: float = 10.0) -> None:
+        assert select.select([self._read], [], [], seconds)[0], "the program that the reward has started lives on"
+        assert os.read(self._read, 100) == b""
+        os.close(self._read)
 
 
 def is_zombie_or_gone(pid: int) -> bool:
@@ -248,12 +269,41 @@ def test_a_crash_fails_its_reward_and_the_next_child_goes_on(tmp_path: Path, end
     assert scores.parts == [{"crash": None, "f": 1.0}] * 3
 
 
+ENDS = {  # what the reward does once its program runs -> the error's message
+    "time-out": ("program.wait()", "took longer than its timeout of 3 s"),
+    "crash": ("__import__('os')._exit(3)", "its process ended (exit code 3)"),
+}
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_what_a_reward_has_started_ends_with_its_child(tmp_path: Path, case: str) -> None:
+    end, message = ENDS[case]
+    program = Grandchild(tmp_path)
+    wait = f"open({str(tmp_path / 'go')!r}).read()"  # until the test has seen the program begin
+    os.mkfifo(tmp_path / "go")
+    code = f"def f(completions):\n    program = {program.code}\n    {wait}\n    {end}\n"
+    with RewardProcess(user(tmp_path, code, timeout=3.0)) as process:
+        waiting = threading.Thread(target=lambda: (program.await_begun(), (tmp_path / "go").write_text("")))
+        waiting.start()
+        assert only(process.score(["p"], ["c"], {})).message == message
+        waiting.join()
+        program.await_end()
+
+
+def test_what_a_reward_has_started_ends_on_close(tmp_path: Path) -> None:
+    program = Grandchild(tmp_path)
+    with RewardProcess(user(tmp_path, f"def f(completions):\n    {program.code}\n    return [1.0]")) as process:
+        assert process.score(["p"], ["c"], {}).parts == [{"f": 1.0}]
+        program.await_begun()
+    program.await_end()
+
+
 def test_no_limit(tmp_path: Path) -> None:
     assert score(user(tmp_path, "def f(completions): return [1.0] * 3", timeout=math.inf)).parts[0] == {"f": 1.0}
 
 
 def test_ctrl_c_is_the_parents_affair(tmp_path: Path) -> None:
-    """A terminal sends SIGINT to the whole group; a child that died of it would fail the step that is being finished."""
+    """A child that died of SIGINT would fail the step that is being finished."""
     specs = user(tmp_path, "import os, signal\ndef f(completions): os.kill(os.getpid(), signal.SIGINT); return [1.0] * 3")
     assert score(specs).parts == [{"f": 1.0}] * 3
 
@@ -334,6 +384,8 @@ with RewardProcess([RewardConfig(name="f", file=sys.argv[1], timeout=float(sys.a
 LOOPS = {
     "idle python": ("while True: pass", 60.0),
     "sleeping": ("__import__('time').sleep(600)", 60.0),
+    # the program holds the error stream as well
+    "waiting for a program": ("__import__('subprocess').run(['sleep', '60'])", 60.0),
     # one regex match holds the interpreter for ages: only the time limit's own thread can end that
     "blocked interpreter": ("__import__('re').match('(a+)+b', 'a' * 60)", 1.0),
 }

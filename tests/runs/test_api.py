@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from engine import methods
-from engine.api import Engine, Run
+from engine import methods, share
+from engine.api import Engine, Run, preflight
 from engine.config import RunConfig
 from engine.errors import InputError
 from engine.runs import control
@@ -29,11 +30,11 @@ def engine(home: Path) -> Engine:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A folder that looks like a model from outside: enough for the checks before a launch."""
+    """The embedded model under a family that mlx_lm does not know: sound for the checks before a launch; no worker loads it."""
     folder = tmp_path / "model"
-    folder.mkdir()
-    for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        (folder / name).write_text("{}")
+    shutil.copytree(share.demo_model(), folder)
+    described = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**described, "model_type": "of_no_family"}))
     return folder
 
 
@@ -110,9 +111,61 @@ def reward_without_its_column(config: RunConfig, folder: Path) -> RunConfig:
     return config.model_copy(update={"rewards": [reward]})
 
 
+def config_that_is_no_json(config: RunConfig, folder: Path) -> RunConfig:
+    (folder / "model" / "config.json").write_text("{")
+    return config
+
+
+def cut_weights(config: RunConfig, folder: Path) -> RunConfig:
+    os.truncate(folder / "model" / "model.safetensors", 200_000)
+    return config
+
+
+def broken_tokenizer(config: RunConfig, folder: Path) -> RunConfig:
+    (folder / "model" / "tokenizer.json").write_text("{}")
+    return config
+
+
+def broken_template(config: RunConfig, folder: Path) -> RunConfig:
+    (folder / "model" / "chat_template.jinja").write_text("{% for m in messages %}{{ m.content }")
+    return config
+
+
+def template_that_refuses(config: RunConfig, folder: Path) -> RunConfig:
+    (folder / "model" / "chat_template.jinja").write_text("{{ raise_exception('not like this') }}")
+    return config
+
+
+def adapter_that_fits_nothing(config: RunConfig, folder: Path) -> RunConfig:
+    return config.model_copy(update={"adapter": config.adapter.model_copy(update={"keys": ["attention.query"]})})
+
+
+def prompts_too_long(config: RunConfig, folder: Path) -> RunConfig:
+    return config.model_copy(update={"sampling": config.sampling.model_copy(update={"max_prompt_tokens": 2})})
+
+
+def held_out_too_long(config: RunConfig, folder: Path) -> RunConfig:
+    (folder / "valid.jsonl").write_text(json.dumps({"prompt": "1+1? " * 200, "answer": "2"}) + "\n")
+    return config.model_copy(update={"data": config.data.model_copy(update={"valid": str(folder / "valid.jsonl")})})
+
+
+def completions_too_long(config: RunConfig, folder: Path) -> RunConfig:
+    limits = config.sampling.model_copy(update={"max_completion_tokens": 1})
+    return config.model_copy(update={"method": "sft", "rewards": [], "sampling": limits})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (config_that_is_no_json, r"config\.json.*cannot be read"),
+        (cut_weights, r"model\.safetensors.*damaged"),
+        (broken_tokenizer, r"tokenizer\.json.*cannot be read as a tokenizer"),
+        (broken_template, "chat template has an error in line 1"),
+        (template_that_refuses, r"train\.jsonl.*none of its \d+ prompts can be used.*not like this"),
+        (adapter_that_fits_nothing, r"adapter\.keys.*match no module"),
+        (prompts_too_long, r"train\.jsonl.*none of its \d+ rows is within the token limits.*raise max_prompt_tokens in"),
+        (held_out_too_long, r"valid\.jsonl.*none of its 1 rows"),
+        (completions_too_long, r"train\.jsonl.*raise max_prompt_tokens and max_completion_tokens"),
         (no_data, r"none\.jsonl.*no such data file"),
         (damaged_valid_file, r"valid\.jsonl:2"),
         (no_model, "not a model folder"),
@@ -139,8 +192,21 @@ async def test_start_refuses_a_thread_count_that_is_none(
     assert not engine.home.exists()
 
 
+async def test_a_run_that_cannot_be_launched_leaves_no_folder(
+    engine: Engine, config: RunConfig, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An environment of 4 MiB is more than any system starts a process with. Supervised checks start none of their own, once
+    it is known that the engine is found."""
+    supervised = with_model(config, model).model_copy(update={"method": "sft", "rewards": []})
+    preflight(supervised)
+    monkeypatch.setenv("MUCH", "x" * (4 << 20))
+    with pytest.raises(InputError, match="cannot start the run: Argument list too long"):
+        await engine.start(supervised)
+    assert not list((engine.home / "runs").iterdir())
+
+
 async def test_start_makes_a_run_and_launches_its_worker(engine: Engine, config: RunConfig, model: Path) -> None:
-    """The model's files are empty objects: the real worker is launched and ends without having trained."""
+    """mlx_lm does not know the model's family: the real worker is launched and ends without having trained."""
     run = await engine.start(with_model(config, model))
     first = await anext(run.events())
     assert (first.type, first.fields["id"], first.fields["steps"]) == ("created", "grpo-model", 5)

@@ -62,17 +62,62 @@ def test_commands_from_before_the_start_are_expired(record: RunRecord) -> None:
 
 
 def test_what_is_no_command_says_so(record: RunRecord) -> None:
-    bodies = {"a": "no json", "b": "[1]", "c": '{"verb": "stop"}', "d": '{"verb": 1, "t": 1}', "e": '{"verb": "explode", "t": 1}'}
+    bodies = {"a": "no json", "b": "[1]", "c": '{"verb": "stop"}', "d": '{"verb": 1, "t": 1}', "deep": "[" * 100_000}
+    bodies["e"] = '{"verb": "explode", "t": 1}'
     for name, body in bodies.items():
         (record.control_dir / f"{name}.json").write_text(body)
     (record.control_dir / ".half.json").write_text("still being written")
     inbox = ControlInbox(record.control_dir, 0.0)
     found = inbox.poll()
     assert [command.id for command in found] == list(bodies)
-    assert all("not a command file" in command.error for command in found[:4]) and "unknown verb 'explode'" in found[4].error
+    assert all("not a command file" in command.error for command in found[:5]) and "unknown verb 'explode'" in found[5].error
     for command in found:
         inbox.done(command)
     assert inbox.poll() == []
+
+
+def test_what_is_no_file_is_refused_and_put_aside(record: RunRecord) -> None:
+    """A folder, a link to nowhere, one to itself and a pipe nobody writes to, named as commands: none may hang or raise."""
+    inbox = ControlInbox(record.control_dir, 0.0)
+    for _ in range(2):  # a second folder of the same name is put beside the first
+        folder = record.control_dir / "a.json"
+        folder.mkdir()
+        (folder / "inside").touch()
+        (record.control_dir / "b.json").symlink_to("nowhere")
+        (record.control_dir / "c.json").symlink_to("c.json")
+        os.mkfifo(record.control_dir / "d.json")
+        found = inbox.poll()
+        assert [command.id for command in found] == ["a", "b", "c", "d"]
+        assert all("not a plain file" in command.error and not command.expired for command in found)
+        for command in found:
+            inbox.done(command)
+        assert inbox.poll() == []
+    aside = sorted(record.control_dir.iterdir())
+    assert [path.name for path in aside] == [".refused"]
+    assert [path.name[:2] for path in aside[0].iterdir()] == ["a-", "a-"] and all(path.is_dir() for path in aside[0].iterdir())
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
+def test_a_file_that_may_not_be_read_is_refused(record: RunRecord) -> None:
+    command_id = control.send(record, "stop")
+    (record.control_dir / f"{command_id}.json").chmod(0)
+    inbox = ControlInbox(record.control_dir, 0.0)
+    found = inbox.poll()
+    assert [(command.id, command.error) for command in found] == [(command_id, "cannot be read: Permission denied")]
+    inbox.done(found[0])
+    assert inbox.poll() == []
+
+
+def test_what_cannot_be_put_away_is_passed_over(record: RunRecord) -> None:
+    """A folder, and a file where the place for such folders should be."""
+    (record.control_dir / "a.json").mkdir()
+    (record.control_dir / ".refused").touch()
+    inbox = ControlInbox(record.control_dir, 0.0)
+    (found,) = inbox.poll()
+    inbox.done(found)
+    assert inbox.poll() == []
+    sent = control.send(record, "stop")
+    assert [command.id for command in inbox.poll()] == [sent]
 
 
 def test_send_refuses_an_unknown_verb(record: RunRecord) -> None:

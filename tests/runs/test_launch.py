@@ -140,7 +140,7 @@ def test_first_launch_records_what_resume_restores(tmp_path: Path) -> None:
     library.touch()
     env = {"LD_PRELOAD": f"/x/libjemalloc.so:{library}", "OPENBLAS_NUM_THREADS": "3", "KEPT": "yes"}
     worker, recorded, changed = worker_environment(env, {})
-    assert recorded == {"blas": str(library), "threads": 3} and changed == ""
+    assert recorded == {"blas": str(library), "threads": 3, "tf32": "0"} and changed == ""
     assert worker["LD_PRELOAD"] == f"/x/libjemalloc.so:{library}" and worker["OPENBLAS_NUM_THREADS"] == "3"
     assert (worker["KEPT"], worker["PYTHONUNBUFFERED"], worker["TOKENIZERS_PARALLELISM"], worker["HF_HUB_OFFLINE"]) == (
         "yes",
@@ -156,7 +156,7 @@ def test_first_launch_records_what_resume_restores(tmp_path: Path) -> None:
     assert later["LD_PRELOAD"] == f"/x/liby.so:{library}" and later["OPENBLAS_NUM_THREADS"] == "3"
 
     plain, none, changed = worker_environment({"LD_PRELOAD": str(library)}, {"blas": None, "threads": 2})
-    assert "LD_PRELOAD" not in plain and none == {"blas": None, "threads": 2} and changed == ""
+    assert "LD_PRELOAD" not in plain and none == {"blas": None, "threads": 2, "tf32": "0"} and changed == ""
 
 
 def test_a_blas_that_is_gone_is_said(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_blas_that_is_gone_is_said(tmp_path: Path) -> None:
     present.touch()
     worker, recorded, changed = worker_environment({"LD_PRELOAD": str(present)}, {"blas": str(gone), "threads": 2})
     assert str(gone) in changed and str(present) in changed
-    assert worker["LD_PRELOAD"] == str(present) and recorded == {"blas": str(present), "threads": 2}
+    assert worker["LD_PRELOAD"] == str(present) and recorded == {"blas": str(present), "threads": 2, "tf32": "0"}
 
 
 def test_thread_counts() -> None:
@@ -207,4 +207,14 @@ def test_the_allocator_keeps_memory_on_linux_and_a_users_settings_stand() -> Non
 
 def test_float32_is_not_shortened_unless_the_user_says_so() -> None:
     assert worker_environment({}, {})[0]["MLX_ENABLE_TF32"] == "0"
-    assert worker_environment({"MLX_ENABLE_TF32": "1"}, {})[0]["MLX_ENABLE_TF32"] == "1"
+    worker, recorded, _ = worker_environment({"MLX_ENABLE_TF32": "1"}, {})
+    assert worker["MLX_ENABLE_TF32"] == recorded["tf32"] == "1"
+
+
+def test_a_resume_multiplies_as_the_first_launch_did() -> None:
+    _, recorded, _ = worker_environment({"MLX_ENABLE_TF32": "1"}, {})
+    for env in ({}, {"MLX_ENABLE_TF32": "0"}):
+        worker, again, changed = worker_environment(env, recorded)
+        assert (worker["MLX_ENABLE_TF32"], again, changed) == ("1", recorded, "")
+    older = {"blas": None, "threads": 2}  # recorded before there was a third entry: what it ran with is not known
+    assert worker_environment({"MLX_ENABLE_TF32": "1"}, older)[0]["MLX_ENABLE_TF32"] == "1"

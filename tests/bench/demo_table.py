@@ -38,9 +38,10 @@ class Result:
     modes: modes.Modes
 
 
-async def measure(seed: int, control: bool, home: Path) -> Result:
-    """Train one run to its end and read its journal."""
-    loaded = configs.load(ROOT / "configs" / "demo.yaml", {"run.seed": seed}).config
+async def measure(seed: int, control: bool, home: Path, steps: int | None = None) -> Result:
+    """Train one run to its end (`steps`: shortened) and read its journal."""
+    shorter = {} if steps is None else {"run.steps": steps}
+    loaded = configs.load(ROOT / "configs" / "demo.yaml", {"run.seed": seed, **shorter}).config
     if control:
         reward = loaded.rewards[0].model_copy(update={"file": str(Path(__file__).with_name("shuffled.py"))})
         loaded = loaded.model_copy(update={"rewards": [reward]})

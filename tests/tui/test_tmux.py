@@ -88,6 +88,7 @@ def test_the_screen_follows_its_size(home: Path) -> None:
     run = _start(home)
     with Tmux(80, 24, f"{APP} attach {run.id}", home=home) as terminal:
         terminal.wait_for("q leave it")
+        _steps_move(terminal, run)  # settled: a resize in the middle of starting is answered by the next one only
         for width, height in ((160, 50), (60, 20), (80, 24)):
             terminal.resize(width, height)
             shown = terminal.wait_for(

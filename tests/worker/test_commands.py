@@ -19,7 +19,7 @@ from tests.support.live import await_condition, await_event, events, small_confi
 
 async def begun(home: Path) -> Run:
     """A run whose worker has just started to load."""
-    run = await Engine(home).start(small_config("sft", run__steps=60))
+    run = await Engine(home).start(small_config("sft", run__steps=8))
     await asyncio.to_thread(await_event, run, 0, lambda e: e.type == "started")
     return run
 

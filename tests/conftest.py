@@ -7,9 +7,7 @@ from pathlib import Path
 
 import pytest
 
-os.environ.setdefault(
-    "OPENBLAS_NUM_THREADS", "1"
-)  # tests run side by side: no spinning threads
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # tests run side by side: no spinning threads
 os.environ.setdefault("MLX_ENABLE_TF32", "0")  # as the launcher does for workers; read when mlx first multiplies
 
 

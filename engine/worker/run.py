@@ -108,16 +108,14 @@ def _task(config: RunConfig, policy: Policy, data: formats.TrainingData, rows: i
         if not kept:
             task.close()
             raise InputError(
-                f"none of the {len(given)} {what} rows fits the token limits",
+                f"none of the {len(given)} {what} rows fits the token limits and the chat template",
                 where="sampling",
                 remedy="raise max_prompt_tokens (and, for sft, max_completion_tokens)",
             )
         if len(kept) < len(given):
-            warn(
-                "rows-too-long",
-                f"{len(given) - len(kept)} of {len(given)} {what} rows are over the token limits and left out",
-                "raise them",
-            )
+            left_out = f"{len(given) - len(kept)} of {len(given)} {what} rows are left out"
+            remedy = f"droid-tune validate {config.data.train} --method {config.method} --model {config.model} says which"
+            warn("rows-left-out", f"{left_out}: over the token limits, or refused by the chat template", remedy)
     return task
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from jinja2 import TemplateError
 
 from engine.config import RunConfig
 from engine.types import Example, Group, Message, Prompt, StepMetrics
@@ -191,10 +192,14 @@ class RewardTask:
 
 
 def prompts_within(policy: Policy, examples: Sequence[Example], limit: int) -> list[tuple[Prompt, Example]]:
-    """Each example as a prompt, without those longer than `limit` tokens. The id is the example's place in `examples`."""
+    """Each example as a prompt, without those that are longer than `limit` tokens or that the chat template refuses (the caller
+    counts and says how many). The id is the example's place in `examples`."""
     made = []
     for place, example in enumerate(examples):
-        text, ids, _ = policy.render(example.messages)
+        try:
+            text, ids, _ = policy.render(example.messages)
+        except TemplateError:
+            continue
         if len(ids) <= limit:
             made.append((Prompt(place, tuple(ids), text, example.answer), example))
     return made

@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from jinja2 import TemplateError
 
 from engine.config import RunConfig
 from engine.types import Example, Message, StepMetrics
@@ -100,10 +101,14 @@ class SupervisedTask:
 
 
 def rows_within(policy: Policy, examples: Sequence[Example], config: RunConfig) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """(prompt ids, target ids) of each example, without those over the limits; a target always ends in a stop token."""
+    """(prompt ids, target ids) of each example, without those that are over the limits or that the chat template refuses (the
+    caller counts and says how many); a target always ends in a stop token."""
     made = []
     for example in examples:
-        _, prompt, target = policy.render(example.messages, example.completion or "")
+        try:
+            _, prompt, target = policy.render(example.messages, example.completion or "")
+        except TemplateError:
+            continue
         if len(prompt) <= config.sampling.max_prompt_tokens and len(target) <= config.sampling.max_completion_tokens:
             made.append((tuple(prompt), tuple(target)))
     return made

@@ -25,6 +25,7 @@ def describe(config: RunConfig, environment: Mapping[str, Any]) -> dict[str, Any
         "versions": {"python": platform.python_version(), **dict(_versions())},
         "blas": environment.get("blas"),
         "threads": environment.get("threads"),
+        "tf32": environment.get("tf32"),
         "device": str(mx.default_device()),
         "files": dict(_files(config)),
     }
@@ -34,7 +35,7 @@ def changes(first: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What is not as it was when the run began, a sentence each. Only what both accounts hold is compared."""
     found = [
         f"{name} was {first[name]!r} when this run began and is {now[name]!r} now"
-        for name in ("host", "platform", "blas", "threads", "device")
+        for name in ("host", "platform", "blas", "threads", "tf32", "device")
         if name in first and first[name] != now[name]
     ]
     for kind, what in (("versions", "{} was version {} when this run began and is {} now"), ("files", "{} is not as it was")):

@@ -8,11 +8,14 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from engine.types import Prompt
+from engine.types import Example, Message, Prompt
 from engine.worker.batching import Row
 from engine.worker.logprobs import score
 from engine.worker.model import Policy
 from engine.worker.sampler import sample
+from engine.worker.step import prompts_within
+from engine.worker.supervised import rows_within
+from tests.support.live import small_config
 
 from .conftest import prompts_of
 
@@ -144,9 +147,19 @@ def test_greedy_takes_the_likeliest_token(make_policy: Callable[..., Policy]) ->
         tokens.append(token)
 
 
-def test_rendering_ends_the_target_with_the_stop_token(make_policy: Callable[..., Policy]) -> None:
-    from engine.types import Message
+def test_rows_that_the_chat_template_refuses_are_left_out(make_policy: Callable[..., Policy]) -> None:
+    policy = make_policy("lora")
+    policy.tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}<|user|>x<|end|>"
+    )
+    fine = Example(1, (Message("user", "Hi"),), "a", "a")
+    refused = Example(2, (Message("system", "s"), Message("user", "Hi")), "a", "a")
+    assert [prompt.id for prompt, _ in prompts_within(policy, [refused, fine], 64)] == [1]
+    config = small_config("sft", run__steps=1)
+    assert len(rows_within(policy, [refused, fine, fine], config)) == 2
 
+
+def test_rendering_ends_the_target_with_the_stop_token(make_policy: Callable[..., Policy]) -> None:
     policy = make_policy("lora")
     text, ids, target = policy.render([Message("user", "Hi")], "Yes")
     assert text == "<|user|>Hi<|end|><|assistant|>"

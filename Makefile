@@ -31,7 +31,7 @@ demo: $(RUN_STAMP)
 	@$(BIN)/droid-tune demo
 
 test: $(TEST_STAMP)
-	@$(BIN)/python -m pytest -n auto $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST_ARGS)
 
 install: $(RUN_STAMP)
 	@echo "droid-tune is installed: $(BIN)/droid-tune"

@@ -46,6 +46,8 @@ def show(engine: Engine | None, run: Run | None) -> int:
     """The app until it is left: on the list of runs, or on `run` alone. Returns the exit status."""
     from tui.app import DroidTuneApp
 
+    for name in ("COLUMNS", "LINES"):  # the terminal knows its size; a shell's exported figures would freeze the app's
+        os.environ.pop(name, None)
     try:
         app = DroidTuneApp(engine, run.id if run is not None else None)
     except ValueError as error:

@@ -85,8 +85,10 @@ def test_pause_and_stop_by_keys_are_answered_by_the_worker(home: Path) -> None:
 
 
 def test_the_screen_follows_its_size(home: Path) -> None:
+    """Also where the shell exports COLUMNS and LINES, as some do."""
     run = _start(home)
-    with Tmux(80, 24, f"{APP} attach {run.id}", home=home) as terminal:
+    exported = {"COLUMNS": "80", "LINES": "24"}
+    with Tmux(80, 24, f"{APP} attach {run.id}", home=home, environment=exported) as terminal:
         terminal.wait_for("q leave it")
         _steps_move(terminal, run)  # settled: a resize in the middle of starting is answered by the next one only
         for width, height in ((160, 50), (60, 20), (80, 24)):

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from engine.config import AdapterConfig
-from engine.types import Message, Prompt
 from engine.worker.blank import Shape, write_blank_model
 from engine.worker.model import Policy, load_policy
+
+from .step_bench import bench, shared_bench  # noqa: F401 - fixtures
 
 
 @pytest.fixture(scope="session")
@@ -30,12 +31,3 @@ def make_policy(blank_folder: Path) -> Callable[..., Policy]:
         return load_policy(blank_folder, adapter, seed=0)
 
     return make
-
-
-def prompts_of(policy: Policy, *texts: str) -> list[Prompt]:
-    """Rendered prompts, numbered in order."""
-    made = []
-    for number, text in enumerate(texts):
-        rendered, ids, _ = policy.render([Message("user", text)])
-        made.append(Prompt(number, tuple(ids), rendered, None))
-    return made

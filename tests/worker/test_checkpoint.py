@@ -18,8 +18,8 @@ from engine.worker.model import Policy
 from engine.worker.trainer import Trainer, UpdateResult
 from engine.worker.work import StepWork
 
+from .rows import nudge
 from .test_keys_trainer_summary import ROWS, nll
-from .test_rollout_and_score import nudge
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])

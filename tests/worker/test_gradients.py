@@ -17,8 +17,7 @@ from engine.worker.logprobs import completion_logprobs, score
 from engine.worker.losses import policy_loss
 from engine.worker.model import Policy
 
-from .conftest import prompts_of
-from .test_rollout_and_score import nudge, rollout_rows
+from .rows import nudge, prompts_of, rollout_rows
 
 OBJECTIVES = {
     "grpo": Objective(),

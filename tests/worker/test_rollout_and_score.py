@@ -8,8 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from engine.types import Example, Message, Prompt
-from engine.worker.batching import Row
+from engine.types import Example, Message
 from engine.worker.logprobs import score
 from engine.worker.model import Policy
 from engine.worker.sampler import sample
@@ -17,27 +16,9 @@ from engine.worker.step import prompts_within
 from engine.worker.supervised import rows_within
 from tests.support.live import small_config
 
-from .conftest import prompts_of
+from .rows import nudge, plain, prompts_of, rollout_rows
 
 TEXTS = ("What is 24+17-9?", "Hi", "A longer prompt, so that lengths differ by a lot: 0123456789")
-
-
-def rollout_rows(policy: Policy, prompts: list[Prompt], temperature: float, group: int = 4) -> list[Row]:
-    groups = sample(policy, prompts, group, max_tokens=24, temperature=temperature, seed=3, step=1)
-    return [
-        Row(number * group + member, prompt.token_ids, rollout.token_ids, number, rollout.logprobs)
-        for number, (prompt, members) in enumerate(zip(prompts, groups, strict=True))
-        for member, rollout in enumerate(members)
-    ]
-
-
-def plain(policy: Policy, row: Row, temperature: float) -> np.ndarray:
-    """One unpadded forward of one row with the full head: log softmax(logits / T) at its completion tokens."""
-    tokens = [*row.prompt, *row.tokens]
-    logits = policy.model(mx.array([tokens]))[0].astype(mx.float32) / temperature
-    logprobs = logits - mx.logsumexp(logits, axis=-1, keepdims=True)
-    start = len(row.prompt) - 1
-    return np.array([logprobs[start + place, token].item() for place, token in enumerate(row.tokens)])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
@@ -54,14 +35,6 @@ def test_sampler_and_trainer_agree_with_a_plain_forward(
         assert row.sampler is not None
         np.testing.assert_allclose(row.sampler, expected, rtol=0, atol=1e-4)
         np.testing.assert_allclose(scored[row.index], expected, rtol=0, atol=1e-5)
-
-
-def nudge(policy: Policy) -> None:
-    """Move every trained weight, so that an adapter does something (a fresh LoRA adds exactly 0)."""
-    moved = [
-        (name, value + 0.05 * mx.random.normal(value.shape, key=mx.random.key(7))) for name, value in policy.trainable().items()
-    ]
-    policy.model.load_weights(moved, strict=False)
 
 
 def test_the_head_is_parted_from_the_body_and_gives_the_same_logits(make_policy: Callable[..., Policy]) -> None:

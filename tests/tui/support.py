@@ -6,12 +6,15 @@ import asyncio
 import fcntl
 import io
 import os
+import pty
+import select
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -130,6 +133,53 @@ def worker_lock(record: RunRecord) -> Iterator[None]:
     with record.lock_file.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+# What a terminal, a markup parser or a line breaker could trip over, each between marks that a search finds again.
+HOSTILE = {
+    "markup": "q1[/INST]q2",
+    "link": "q1[@click=app.quit]x[/]q2",
+    "escape": "q1\x1b[31mq2",
+    "clipboard": "q1\x1b]52;c;ZXZpbA==\x07q2",
+    "c1": "q1\x9b31mq2",
+    "nul": "q1\x00q2",
+    "bidi": "q1\u202eq2",
+    "cjk": "q1訓練q2",
+    "zwj": "q1👩\u200d👩\u200d👧q2",
+}
+
+
+def raw_output(home: Path, arguments: Sequence[str], steps: Sequence[tuple[bytes, str]]) -> bytes:
+    """Every byte that the app writes to a real terminal: each text is awaited in what came since the last one; then its keys."""
+    master, slave = pty.openpty()
+    environment = {**os.environ, "DROID_TUNE_HOME": str(home), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
+    command = [*COMMAND, *arguments]
+    process = subprocess.Popen(command, env=environment, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+    os.close(slave)
+    raw, seen = b"", 0
+    deadline = time.monotonic() + SECONDS
+    try:
+        for wanted, keys in steps:
+            while wanted not in raw[seen:]:
+                assert time.monotonic() < deadline, (wanted, raw[-2000:])
+                if select.select([master], [], [], 0.1)[0]:
+                    raw += os.read(master, 1 << 16)
+            seen = len(raw)
+            os.write(master, keys.encode())
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        os.close(master)
+    return raw
+
+
+def assert_nothing_raw(raw: bytes, hostile: Mapping[str, str]) -> None:
+    """None of the hostile texts reached the terminal as it was, and ESC did as its picture."""
+    for kind in ("escape", "clipboard", "c1", "nul", "bidi"):
+        before, after = hostile[kind][:3].encode(), hostile[kind].encode()
+        assert before not in raw and after not in raw, kind
+    assert b"q1\xe2\x90\x9b" in raw, "ESC is shown as its picture"
+    assert b"\x1b]52" not in raw
 
 
 class Tmux:

@@ -19,7 +19,19 @@ from engine.runs.control import ControlInbox
 from engine.runs.record import RunRecord
 from engine.runs.values import CommandStatus
 from tests.tui.live_runs import PROMPTS, metrics, set_times, write_run, write_samples
-from tests.tui.support import Tape, check_golden, make_run, painted_text, settle, wait_for, wait_for_text, worker_lock
+from tests.tui.support import HOSTILE as RAW
+from tests.tui.support import (
+    Tape,
+    assert_nothing_raw,
+    check_golden,
+    make_run,
+    painted_text,
+    raw_output,
+    settle,
+    wait_for,
+    wait_for_text,
+    worker_lock,
+)
 from tui.app import DroidTuneApp
 from tui.samples import Answer
 from tui.screens.confirm import ConfirmScreen
@@ -85,9 +97,9 @@ STATES: dict[str, Callable[[RunRecord, Any], Any]] = {
     "finished": lambda record, tape: tape.write(
         "finished", step=112, summary={
             "base": 0.31, "tuned": 0.74, "tuned_step": 100, "last": 0.72, "difference": 0.43, "low": 0.35, "high": 0.51, "n": 64,
-            "adapter": "/home/me/.droid-tune/runs/arith-gspo-2/adapters",
+            "adapter": "/data/me/.droid-tune/runs/arith-gspo-2/adapters",
             "command": "mlx_lm.generate --model mlx-community/Qwen2.5-0.5B-Instruct-4bit "
-            "--adapter-path /home/me/.droid-tune/runs/arith-gspo-2/adapters --prompt 'YOUR PROMPT'",
+            "--adapter-path /data/me/.droid-tune/runs/arith-gspo-2/adapters --prompt 'YOUR PROMPT'",
         },
     ),
 }  # fmt: skip
@@ -372,6 +384,21 @@ async def test_hostile_text_is_painted_as_text_in_every_view(tmp_path: Path, wid
             harmful = [c for c in painted if c != "\n" and (ord(c) < 32 or 127 <= ord(c) < 160 or c in "\u202e\u2066\u2028")]
             assert not harmful, (key, harmful)
         assert pilot.app.is_running
+
+
+def test_no_control_byte_of_a_completion_reaches_the_terminal(tmp_path: Path) -> None:
+    """Prompt, answer and completions, a warning and the log, in the views that show them, on a real terminal."""
+    record, tape = write_run(tmp_path, steps=3)
+    for text in RAW.values():
+        tape.write("warning", kind="k", message=text, remedy=text, step=3)
+    everything = " ".join(RAW.values())
+    rows = ((everything, everything), (everything, everything))
+    file = write_samples(record, 3, (everything, everything, everything, everything), rows)
+    tape.write("samples", step=3, split="train", file=file)
+    tape.write("finished", step=3, summary={"base": 0.1, "tuned": 0.2, "command": everything})
+    tape.close()
+    steps = [(b"q1\xe2\x90\x9b", "3"), (b"q1\xe2\x90\x9b", "5"), (b"q1\xe2\x90\x9b", "")]
+    assert_nothing_raw(raw_output(tmp_path, ["attach", record.id], steps), RAW)
 
 
 # Pieces

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import pty
-import select
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,13 +16,14 @@ from engine.runs.record import RunRecord
 from engine.runs.summary import RunSummary, summarise
 from tests.support.live import await_event, kill, small_config
 from tests.tui.support import (
-    COMMAND,
-    SECONDS,
+    HOSTILE,
     T0,
     Tape,
+    assert_nothing_raw,
     check_golden,
     make_run,
     painted_text,
+    raw_output,
     settle,
     wait_for,
     wait_for_text,
@@ -41,18 +36,6 @@ from tui.screens.runs import RunsScreen
 from tui.screens.runs_table import columns, table_lines
 
 SIZES = [(80, 24), (120, 40)]
-# What a terminal, a markup parser or a line breaker could trip over, each between marks that a search finds again.
-HOSTILE = {
-    "markup": "q1[/INST]q2",
-    "link": "q1[@click=app.quit]x[/]q2",
-    "escape": "q1\x1b[31mq2",
-    "clipboard": "q1\x1b]52;c;ZXZpbA==\x07q2",
-    "c1": "q1\x9b31mq2",
-    "nul": "q1\x00q2",
-    "bidi": "q1\u202eq2",
-    "cjk": "q1訓練q2",
-    "zwj": "q1👩\u200d👩\u200d👧q2",
-}
 
 
 @pytest.fixture(autouse=True)
@@ -261,26 +244,8 @@ async def test_text_from_outside_is_shown_and_never_obeyed(kind: str, home: Path
 def test_no_control_byte_of_a_run_reaches_the_terminal(home: Path) -> None:
     """Everything that the app writes to a real terminal, searched for what the run's files hold."""
     _hostile(home, " ".join(HOSTILE.values()))
-    master, slave = pty.openpty()
-    environment = {**os.environ, "DROID_TUNE_HOME": str(home), "TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}
-    process = subprocess.Popen(COMMAND, env=environment, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
-    os.close(slave)
-    raw = b""
-    deadline = time.monotonic() + SECONDS
-    try:
-        while b"halve it" not in raw:
-            assert time.monotonic() < deadline, raw[-2000:]
-            if select.select([master], [], [], 0.1)[0]:
-                raw += os.read(master, 1 << 16)
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        os.close(master)
-    for kind in ("escape", "clipboard", "c1", "nul", "bidi"):
-        before, after = HOSTILE[kind][:3].encode(), HOSTILE[kind].encode()
-        assert before not in raw and after not in raw, kind
-    assert b"q1\xe2\x90\x9b" in raw, "ESC is shown as its picture"
-    assert b"\x1b]52" not in raw
+    raw = raw_output(home, [], [(b"halve it", "")])
+    assert_nothing_raw(raw, HOSTILE)
     assert b"?1000h" not in raw and b"?1003h" not in raw, "no mouse is asked for"
 
 

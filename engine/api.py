@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from time import time
 
 from engine import config as configs
 from engine import estimate as estimates
-from engine import hardware, methods
+from engine import hardware, methods, selftest
 from engine.config import RunConfig
 from engine.data import formats, samples, validate
 from engine.data.template import ChatTokenizer
@@ -30,6 +30,7 @@ from engine.runs.journal import Event, JournalReader, JournalWriter
 from engine.runs.record import ENDED, RunRecord, lock_is_held
 from engine.runs.state import RunState
 from engine.runs.summary import RunSummary, observed_state, summarise
+from engine.selftest_checks import CheckResult, Report
 
 ACKNOWLEDGE_SECONDS = 10.0
 
@@ -44,9 +45,12 @@ class Engine:
         """The training methods."""
         return tuple(methods.METHODS.values())
 
-    async def validate(self, path: Path, method: str, tokenizer: Path | None = None) -> validate.DataReport:
-        """What the data file holds for the method; with `tokenizer` (a model folder) lengths in tokens too. Raises InputError."""
-        return await asyncio.to_thread(validate.validate, path, method, tokenizer=tokenizer)
+    async def validate(
+        self, path: Path, method: str, tokenizer: Path | None = None, *, valid: Path | None = None, full: bool = False
+    ) -> validate.DataReport:
+        """What the data file holds for the method; with `tokenizer` (a model folder) lengths in tokens too, of a sample unless
+        `full`; with `valid` also which of its rows the held-out file repeats. Raises InputError."""
+        return await asyncio.to_thread(validate.validate, path, method, tokenizer=tokenizer, valid=valid, full=full)
 
     async def sample_data(
         self, method: str, out: Path, rows: int, seed: int, *, topic: samples.Topic = "arithmetic", overwrite: bool = False
@@ -57,6 +61,11 @@ class Engine:
     async def estimate(self, config: RunConfig) -> estimates.Estimate:
         """Memory and time of the run, before anything is loaded. Raises InputError."""
         return await asyncio.to_thread(estimates.estimate, config)
+
+    async def selftest(self, model: str, on_result: Callable[[CheckResult], None]) -> Report:
+        """Check the numerics of `model` (a folder, an HF id on this machine or `demo`) on this machine's device; `on_result` is
+        told each check as it completes. The report is kept for `engine.selftest.latest`. Raises InputError."""
+        return await selftest.run(model, on_result, self.home)
 
     async def start(self, config: RunConfig) -> Run:
         """Check everything that can be checked without the model, then make the run folder and launch its worker.
@@ -202,6 +211,7 @@ def _check_model(config: RunConfig, data: formats.TrainingData) -> None:
             tokenizer,
             max_prompt_tokens=sampling.max_prompt_tokens,
             max_completion_tokens=sampling.max_completion_tokens if is_supervised else None,
+            targets=config.data.targets,
             where=path,
         )
 

@@ -1,7 +1,8 @@
 """RunConfig: the YAML that describes a run, read strictly.
 
 An unknown key is an error that names the nearest one, a key given twice one that names its line; a value's origin
-(default, file or flag) is kept beside it; a run folder's `config.yaml` has every default written out, every path absolute.
+(default, file, flag or another tool's key) is kept beside it; a run folder's `config.yaml` has every default written out, every
+path absolute. Keys of other tools are translated by engine/aliases/ first.
 """
 
 from __future__ import annotations
@@ -11,117 +12,49 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Any, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ValidationError
 
-from engine import methods, share
+from engine import aliases, methods, optim_rules, share
 from engine.errors import InputError
+from engine.sections import (
+    AdapterConfig,
+    DataConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    RewardConfig,
+    RunConfig,
+    RunSection,
+    SamplingConfig,
+    Section,
+)
 
-
-class Section(BaseModel):
-    """Base of every section: immutable, strict about types; unknown keys and numbers that are not finite are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=(), allow_inf_nan=False)
-
-
-class DataConfig(Section):
-    train: str = Field(description="data file (.jsonl)")
-    valid: str | None = Field(None, description="held-out file; without one a seeded split of up to run.eval_rows rows")
-    format: str = Field("auto", description="row format; auto detects it from the rows")
-    columns: dict[str, str] = Field({}, description="our field name: the name in your file")
-    system: str | None = Field(None, description="system message put before every prompt that has none")
-
-
-class AdapterConfig(Section):
-    type: Literal["lora", "dora", "full"] = Field("lora", description="what is trained: low-rank adapters or every weight")
-    rank: int = Field(16, ge=1, description="columns of the low-rank factors")
-    scale: float = Field(20.0, gt=0, description="factor of the adapter's output (mlx_lm's scale; alpha / rank elsewhere)")
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input; must be 0 for reward methods")
-    layers: int = Field(-1, ge=-1, description="how many layers from the last get adapters, 1 or more; -1: all")
-    keys: list[str] | None = Field(None, description="module paths inside a layer, such as self_attn.q_proj; null: all linear")
-
-
-class SamplingConfig(Section):
-    prompts_per_step: int = Field(4, ge=1, description="prompts of one step (supervised: rows of one update)")
-    group_size: int = Field(8, ge=1, description="completions sampled for each prompt")
-    max_prompt_tokens: int = Field(512, ge=1, description="longer prompts are left out and counted")
-    max_completion_tokens: int = Field(512, ge=1, description="completions are cut here")
-    temperature: float = Field(1.0, gt=0, description="of the sampling distribution, which is also the one that is scored")
-
-
-class ObjectiveConfig(Section):
-    """Overrides of the method's row; an entry that is left out, or null, keeps the row's value."""
-
-    advantage: methods.Advantage | None = None
-    ratio: methods.Ratio | None = None
-    surrogate: methods.Surrogate | None = None
-    aggregate: methods.Aggregate | None = None
-    epsilon_low: float | None = Field(None, gt=0, description="ratios clip below 1 - this; left out or null: the row's value")
-    epsilon_high: float | None = Field(None, gt=0, description="ratios clip above 1 + this; left out or null: the row's value")
-    delta: float | None = Field(None, gt=1)
-    beta: float | None = Field(None, ge=0)
-    kl: methods.Kl | None = None
-    minibatches: int | None = Field(None, ge=1)
-    updates_per_rollout: int | None = Field(None, ge=1)
-
-
-class RewardConfig(Section):
-    name: str = Field(description="a built-in reward, or a function in `file`")
-    weight: float = Field(1.0, description="factor in the weighted sum")
-    file: str | None = Field(None, description="Python file that defines the function")
-    timeout: float = Field(60.0, gt=0, allow_inf_nan=True, description="seconds of one call over a step's completions, or .inf")
-
-
-Decay = Annotated[float, Field(ge=0, lt=1)]
-
-
-class OptimConfig(Section):
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
-    learning_rate: float = Field(1.0e-5, gt=0)
-    schedule: Literal["constant", "linear", "cosine"] = Field("cosine", description="over all updates, after the warm-up")
-    warmup: float = Field(0.03, ge=0, lt=1, description="share of all updates with a linearly rising rate")
-    max_grad_norm: float = Field(1.0, gt=0, description="gradients with a larger global norm are scaled down to it")
-    weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[Decay, Decay] = Field((0.9, 0.999), strict=False, description="decay of Adam's two moments, each in [0, 1)")
-    eps: float = Field(1.0e-8, gt=0)
-    micro_batch_rows: int | None = Field(None, ge=1, description="rows of one forward and backward pass; null: as many as fit")
-
-
-class RunSection(Section):
-    steps: int = Field(200, ge=1)
-    seed: int = Field(0, ge=0)
-    eval_every: int = Field(25, ge=1, description="steps between evaluations on held-out prompts")
-    eval_rows: int = Field(64, ge=1, description="held-out rows, at most")
-    checkpoint_every: int = Field(25, ge=1, description="steps between checkpoints; one is also due every checkpoint_minutes")
-    checkpoint_minutes: float = Field(10.0, gt=0)
-    keep_checkpoints: int = Field(3, ge=1, description="older checkpoints are deleted")
-    name: str | None = Field(None, description="the run's name; null: made from method and model")
-
-
-class RunConfig(Section):
-    model: str = Field(description="a local folder, an HF id that is on this machine, or `demo` (the embedded model)")
-    method: str
-    data: DataConfig
-    adapter: AdapterConfig = AdapterConfig()
-    sampling: SamplingConfig = SamplingConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
-    rewards: list[RewardConfig] = []
-    optim: OptimConfig = OptimConfig()
-    run: RunSection = RunSection()
-
-    def resolved_objective(self) -> methods.Objective:
-        """The method's row with this config's overrides; InputError for an illegal combination."""
-        return methods.resolve_objective(self.method, self.objective.model_dump(exclude_none=True))
+__all__ = [
+    "AdapterConfig",
+    "DataConfig",
+    "LoadedConfig",
+    "ObjectiveConfig",
+    "OptimConfig",
+    "RewardConfig",
+    "RunConfig",
+    "RunSection",
+    "SamplingConfig",
+    "Section",
+]
 
 
 @dataclass(frozen=True)
 class LoadedConfig:
-    """A valid config and where each value came from: dotted key -> default | file | flag."""
+    """A valid config and where each value came from: dotted key -> default | file | flag | "TOOL: KEY" of another tool.
+
+    `notes` say what of another tool's file has no effect here, and which of its defaults are not the ones that apply.
+    """
 
     config: RunConfig
     origin: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
 
 # What reading YAML raises: for its grammar, for a date that is none, for hundreds of nested brackets.
@@ -170,15 +103,20 @@ def parse(text: str, *, base: Path, where: str = "config", overrides: Mapping[st
         raise InputError(f"not valid YAML: {_said(error)}", where=where, remedy="mend the line it names") from error
     if not isinstance(raw, dict):
         raise InputError("expected `key: value` lines", where=where, remedy="start from a recipe in configs/")
-    origin = dict.fromkeys(_leaves(raw), "file")
+    read = aliases.read(raw, where, lambda path: share.resolve(path, base).exists())
+    raw = read.tree
+    origin = {**dict.fromkeys(_leaves(raw), "file"), **read.origin}
     for key, value in (overrides or {}).items():
+        aliases.refuse_flag(key, where)
         _set(raw, key, value, where)
         origin[key] = "flag"
-    config = _validate(raw, where)
+    config = _validate(raw, where, origin)
+    if "sampling.prompts_per_step" not in origin:
+        config = _enough_prompts(config, where)
     _check(config, where)
     config = _absolute(config, base)
     effective = {key: origin.get(key, "default") for key in _leaves(config.model_dump())}
-    return LoadedConfig(config, effective)
+    return LoadedConfig(config, effective, (*read.notes, *aliases.differing(read.tools, config, effective)))
 
 
 def dump(config: RunConfig) -> str:
@@ -233,21 +171,24 @@ def _set(raw: dict[str, Any], key: str, value: Any, where: str) -> None:
     raw[last] = value
 
 
-def _validate(raw: dict[str, Any], where: str) -> RunConfig:
+def _validate(raw: dict[str, Any], where: str, origin: Mapping[str, str]) -> RunConfig:
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            nearest = difflib.get_close_matches(str(first["loc"][-1]), _known(first["loc"][:-1]), n=1, cutoff=0.5)
-            known = ", ".join(sorted(_known(first["loc"][:-1])))
-            remedy = f"did you mean {nearest[0]!r}?" if nearest else f"known here: {known}"
+            known = sorted(_known(first["loc"][:-1]))
+            candidates = known if len(first["loc"]) > 1 else [*known, *aliases.names()]
+            nearest = difflib.get_close_matches(str(first["loc"][-1]), candidates, n=1, cutoff=0.5)
+            hint = "" if not nearest or nearest[0] in known else aliases.hint(nearest[0])
+            remedy = f"did you mean {nearest[0]!r}{hint}?" if nearest else f"known here: {', '.join(known)}"
             raise InputError(f"unknown key {key!r}", where=where, remedy=remedy) from error
         if first["type"] == "missing":
             raise InputError(f"{key!r} is missing", where=where, remedy="add it; every recipe in configs/ has it") from error
         value = "" if isinstance(first["input"], dict | list) else f" (got {first['input']!r})"
-        raise InputError(f"{key}: {first['msg']}{value}", where=where, remedy="correct the value") from error
+        what = f"{aliases.named(key, origin)}: {first['msg']}{value}"
+        raise InputError(what, where=where, remedy="correct the value") from error
 
 
 def _known(sections: tuple[int | str, ...]) -> list[str]:
@@ -263,48 +204,92 @@ def _known(sections: tuple[int | str, ...]) -> list[str]:
     return list(model.model_fields)
 
 
+def _objective(config: RunConfig, where: str) -> methods.Objective | None:
+    """The resolved objective, None for supervised training; an InputError says where in the file it stands."""
+    try:
+        if methods.method(config.method).objective is None and not config.objective.model_dump(exclude_none=True):
+            return None
+        return config.resolved_objective()
+    except InputError as error:
+        raise InputError(error.what, where=f"{where}: {error.where}", remedy=error.remedy) from None
+
+
+def _enough_prompts(config: RunConfig, where: str) -> RunConfig:
+    """The config with a prompt for each of the method's mini-batches, where the file does not say how many prompts."""
+    objective = _objective(config, where)
+    needed = 0 if objective is None else objective.minibatches
+    sampling = config.sampling.model_copy(update={"prompts_per_step": max(config.sampling.prompts_per_step, needed)})
+    return config.model_copy(update={"sampling": sampling})
+
+
 def _check(config: RunConfig, where: str) -> None:
     """What no single field can say, or can say in plain words."""
     if config.adapter.layers == 0:
         remedy = "use -1 for all layers, 1 or more for as many from the last"
         raise InputError("0 stands for no number of layers", where=f"{where}: adapter.layers", remedy=remedy)
-    try:
-        method = methods.method(config.method)
-        if method.kind == "sft":
-            if config.objective.model_dump(exclude_none=True):
-                config.resolved_objective()
-            if config.rewards:
-                raise InputError("sft has no rewards", where="rewards", remedy="remove the section, or choose a reward method")
-            return
-        objective = config.resolved_objective()
-    except InputError as error:
-        raise InputError(error.what, where=f"{where}: {error.where}", remedy=error.remedy) from None
-    if not config.rewards:
-        raise InputError(
-            f"{config.method} needs at least one reward", where=f"{where}: rewards", remedy="add `rewards: [{name: answer}]`"
-        )
-    if config.sampling.group_size < 2:
-        raise InputError(
+    unused = optim_rules.refusal(config.optim)
+    if unused is not None:
+        raise InputError(unused.what, where=f"{where}: {unused.where}", remedy=unused.remedy)
+    objective = _objective(config, where)
+    if objective is None:
+        if config.rewards:
+            remedy = "remove the section, or choose a reward method"
+            raise InputError("sft has no rewards", where=f"{where}: rewards", remedy=remedy)
+        return
+    for refused, what, key, remedy in (
+        (not config.rewards, f"{config.method} needs at least one reward", "rewards", "add `rewards: [{name: answer}]`"),
+        (
+            config.sampling.group_size < 2 and objective.advantage != "global",
             "a group of one has no baseline: every advantage is 0",
-            where=f"{where}: sampling.group_size",
-            remedy="use 2 or more",
-        )
-    if objective.minibatches > config.sampling.prompts_per_step:
-        raise InputError(
+            "sampling.group_size",
+            "use 2 or more",
+        ),
+        (
+            objective.minibatches > config.sampling.prompts_per_step,
             f"{objective.minibatches} mini-batches of whole groups need as many prompts, "
             f"but there are {config.sampling.prompts_per_step}",
-            where=f"{where}: sampling.prompts_per_step",
-            remedy="raise it, or set objective.minibatches lower",
-        )
-    if config.adapter.dropout:
-        raise InputError(
+            "sampling.prompts_per_step",
+            "raise it, or set objective.minibatches lower",
+        ),
+        (
+            config.data.targets != "assistant",
+            f"targets is for sft: {config.method} learns from completions that it samples",
+            "data.targets",
+            "leave it out",
+        ),
+        (
+            bool(config.adapter.dropout),
             "dropout makes the scored policy differ from the sampled one",
-            where=f"{where}: adapter.dropout",
-            remedy="set it to 0 for reward methods",
-        )
-    names = [reward.name for reward in config.rewards]
-    if len(set(names)) < len(names):
-        raise InputError("two rewards have the same name", where=f"{where}: rewards", remedy="each part is reported by its name")
+            "adapter.dropout",
+            "set it to 0 for reward methods",
+        ),
+        (
+            objective.ref_sync_mix < 1 and config.adapter.type != "full",
+            "a mean of two low-rank adapters is not the adapter of the mean",
+            "objective.ref_sync_mix",
+            "use 1 (the reference becomes the policy), or adapter.type: full",
+        ),
+        (
+            len({reward.name for reward in config.rewards}) < len(config.rewards),
+            "two rewards have the same name",
+            "rewards",
+            "each part is reported by its name",
+        ),
+        (
+            any(reward.steps for reward in config.rewards) and objective.advantage == "rloo",
+            "leave-one-out has no form for rewards of single steps",
+            "rewards",
+            "use objective.advantage: group, none, batch or global",
+        ),
+        (
+            any(reward.steps for reward in config.rewards) and objective.ratio in ("sequence", "sequence_sum"),
+            "rewards of single steps need an advantage for each token, and the ratio is the whole completion's",
+            "objective.ratio",
+            "use method gspo_token (ratio: sequence_token), or ratio: token",
+        ),
+    ):
+        if refused:
+            raise InputError(what, where=f"{where}: {key}", remedy=remedy)
 
 
 def _absolute(config: RunConfig, base: Path) -> RunConfig:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from engine import model_files
+from engine import model_files, optim_rules
+from engine.chunking import chunk_positions, whole_positions
 from engine.config import RunConfig, model_folder
 from engine.errors import InputError
 from engine.hardware import Backend
@@ -20,6 +21,8 @@ FLOAT32 = 4
 CACHE_STEP = 256  # tokens by which mlx_lm's KV cache grows
 WIDTH = 8  # widths of a batch are rounded up to a multiple of this
 LOGITS_COPIES = 3  # of the update, in float32: the logits, the gradient through the chosen token, that through the normaliser
+CHUNK_COPIES = 14  # of a chunk's logits, measured: mlx dispatches chunks ahead of those that are done
+HEAD_SUMS = 4  # gradients of a trained head that are alive at once, measured
 DRAW_COPIES = 3  # of the rollout, in float32: the logits, those at the temperature, the noise of the draw
 MEASURED_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # whose layers `Plan.layer` describes
 
@@ -90,17 +93,34 @@ class Plan:
     def adapter(self) -> int:
         return 0 if self.is_full else self._trainable_bytes
 
+    @cached_property
+    def _trainable_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the arrays that are trained, by path, as mlx_lm lays them out."""
+        if self.is_full:
+            return {header.name: header.shape for header in self.headers if header.is_float}
+        rank = self.config.adapter.rank
+        found: dict[str, tuple[int, ...]] = {}
+        for m in self.adapted:
+            stack = m.experts > 1
+            found[f"{m.path}.lora_a"] = (rank * m.experts, m.inputs) if stack else (m.inputs, rank)
+            found[f"{m.path}.lora_b"] = (m.experts, m.outputs, rank) if stack else (rank, m.outputs)
+            if self.config.adapter.type == "dora":
+                found[f"{m.path}.m"] = (m.outputs,)
+        return found
+
     @property
     def optimizer(self) -> int:
-        """Adam and AdamW keep two moments; mlx's SGD allocates one, also without momentum."""
-        return self._trainable_bytes * (1 if self.config.optim.name == "sgd" else 2)
+        """Its state is float32 whatever type the weights have."""
+        return optim_rules.state_numbers(self.config.optim.name, self._trainable_shapes) * FLOAT32
 
     @property
     def reference(self) -> int:
-        """A second copy only for full training with a KL term: otherwise the reference is the model without its adapter."""
-        if not self.is_full or method(self.config.method).kind == "sft" or not self.config.resolved_objective().beta:
+        """A second copy of what is trained, only where there is a KL term and the reference is not just the model without its
+        adapter: in full training, and once it has moved."""
+        if method(self.config.method).kind == "sft":
             return 0
-        return self._trainable_bytes
+        objective = self.config.resolved_objective()
+        return self._trainable_bytes if objective.beta and (self.is_full or objective.ref_sync_every) else 0
 
     @property
     def held(self) -> int:
@@ -175,11 +195,16 @@ class Plan:
         return sum(m.inputs * m.outputs * self.item for m in self.adapted if m.quantised)
 
     def logits(self, rows: int) -> int:
-        """The head runs on completion tokens only, the softmax in float32; a 16-bit model's own logits are kept beside."""
+        """The head runs on completion tokens only, the softmax in float32; a 16-bit model's own logits are kept beside. Many
+        positions are computed in chunks, of which mlx has several under way at once; a trained head's gradient is then summed."""
         if self.shape is None:
             return 0
+        positions, vocabulary = rows * self.completion_width, self.shape.vocabulary
+        head = vocabulary * self.shape.hidden * FLOAT32 if self.is_full else 0
+        if positions > whole_positions(vocabulary, head):
+            return chunk_positions(vocabulary) * vocabulary * FLOAT32 * CHUNK_COPIES + HEAD_SUMS * head
         own = self.item if self.item < FLOAT32 else 0
-        return rows * self.completion_width * self.shape.vocabulary * (LOGITS_COPIES * FLOAT32 + own)
+        return positions * vocabulary * (LOGITS_COPIES * FLOAT32 + own)
 
     def gradients(self, rows: int) -> int:
         """One set, and the sum so far where an update takes several micro-batches."""

@@ -2,34 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from engine.errors import InputError
+from engine.objective import Objective, changed, meaningless, with_overrides
 
-Advantage = Literal["group", "group_ddof0", "none", "batch", "rloo"]
-Ratio = Literal["token", "sequence"]
-Surrogate = Literal["clip", "cispo"]
-Aggregate = Literal["seq_mean", "constant", "token_mean", "group_token_mean", "seq_sum"]
-Kl = Literal["k2", "k3"]
-
-
-@dataclass(frozen=True, slots=True)
-class Objective:
-    """A policy loss: sum over tokens of weight x (surrogate + beta x KL). Formulas: engine/worker/losses.py."""
-
-    advantage: Advantage = "group"
-    ratio: Ratio = "token"
-    surrogate: Surrogate = "clip"
-    aggregate: Aggregate = "seq_mean"
-    epsilon_low: float | None = 0.2  # None (cispo only): no lower bound
-    epsilon_high: float = 0.2
-    delta: float | None = None  # upper bound of the unclipped branch (two-sided clipping), None: no bound
-    tis_cap: float | None = None  # truncated importance weight old/sampler on the policy term, None: no weight
-    beta: float = 0.0  # weight of the KL term; at 0 nothing is computed for it
-    kl: Kl = "k3"
-    minibatches: int = 1  # optimizer updates that one pass over the rollouts is split into, by whole groups
-    updates_per_rollout: int = 1  # passes over the same rollouts
+__all__ = ["METHODS", "Method", "Objective", "method", "resolve_objective"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +25,30 @@ class Method:
     formats: tuple[str, ...]
     objective: Objective | None  # None: supervised
 
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Its values of the options that every method has, and of the others those that are on."""
+        if self.objective is None:
+            return {}
+        given = {name: value for name, value in asdict(self.objective).items() if name not in self.meaningless}
+        return {name: value for name, value in given.items() if name in _ALWAYS_SHOWN or value != getattr(Objective(), name)}
 
-_RL_FORMATS = ("prompt+answer", "gsm8k", "messages", "prompt+completion")
+    @property
+    def changed(self) -> dict[str, Any]:
+        """The options whose value is not GRPO's."""
+        grpo = METHODS["grpo"].objective
+        return {} if self.objective is None or grpo is None else changed(self.objective, grpo)
+
+    @property
+    def meaningless(self) -> dict[str, str]:
+        """Options that this method's own values leave without effect (refused when set), each with the reason."""
+        return {} if self.objective is None else meaningless(self.objective)
+
+
+_ALWAYS_SHOWN = frozenset(
+    ("advantage", "ratio", "surrogate", "aggregate", "epsilon_low", "epsilon_high", "beta", "kl", "kl_in", "minibatches")
+)
+_RL_FORMATS = ("prompt+answer", "gsm8k", "messages", "prompt+completion", "reasoning", "instruction")
 
 METHODS: dict[str, Method] = {
     m.id: m
@@ -60,7 +61,7 @@ METHODS: dict[str, Method] = {
             differs="no rollouts and no rewards: the data's own completions are the target",
             when="You have good completions and want the model to write like them; also the usual start before a reward method.",
             source="token-mean negative log-likelihood of the completion",
-            formats=("prompt+completion", "messages", "prompt+answer", "gsm8k"),
+            formats=("prompt+completion", "messages", "prompt+answer", "gsm8k", "instruction", "reasoning"),
             objective=None,
         ),
         Method(
@@ -70,18 +71,18 @@ METHODS: dict[str, Method] = {
             summary="learn from rewards, with the group as the baseline",
             differs="the reference: advantage by the group's mean and deviation, token ratio, mean per completion",
             when="An answer can be checked by a rule and the model is right now and then.",
-            source="DeepSeekMath, arXiv 2402.03300, Eq. 3 and Sec. 4.1.2; KL Eq. 4",
+            source="DeepSeekMath, arXiv 2402.03300, Eq. 3 and Sec. 4.1.2; KL Eq. 4, its weight 0.04 Sec. 4.2",
             formats=_RL_FORMATS,
-            objective=Objective(),
+            objective=Objective(beta=0.04),
         ),
         Method(
             id="dr_grpo",
             title="GRPO Done Right",
             kind="rl",
             summary="GRPO without its length and difficulty bias",
-            differs="advantages are centred, not divided by the deviation; the loss divides by a constant, not by length",
+            differs="advantages are centred, not divided by the deviation; the loss divides by a constant, not by length; no KL",
             when="Completions grow longer without getting better, or prompts differ much in difficulty.",
-            source="Understanding R1-Zero-Like Training, arXiv 2503.20783, Sec. 3.1 and Listing 1",
+            source="Understanding R1-Zero-Like Training, arXiv 2503.20783, Sec. 3.1 and Listing 1; no KL App. G",
             formats=_RL_FORMATS,
             objective=Objective(advantage="none", aggregate="constant"),
         ),
@@ -90,11 +91,80 @@ METHODS: dict[str, Method] = {
             title="Group Sequence Policy Optimization",
             kind="rl",
             summary="one importance ratio per completion, made for reusing rollouts",
-            differs="the ratio is the whole completion's (length-normalised), narrowly clipped; four mini-batches per rollout",
+            differs="the ratio is the whole completion's (length-normalised), narrowly clipped; four mini-batches; no KL",
             when="Each rollout batch should serve several updates, or the model is a mixture of experts.",
             source="GSPO, arXiv 2507.18071, Eq. 5 and 7; clip range and mini-batches Sec. 5.1",
             formats=_RL_FORMATS,
             objective=Objective(ratio="sequence", epsilon_low=3e-4, epsilon_high=4e-4, minibatches=4),
+        ),
+        Method(
+            id="gspo_token",
+            title="GSPO with token advantages",
+            kind="rl",
+            summary="GSPO's ratio, with room for an advantage of each token's own",
+            differs="as gspo, but each token carries its own advantage: process rewards and entropy masks work",
+            when="You want GSPO and reward single reasoning steps, or train on the tokens of highest entropy only.",
+            source="GSPO, arXiv 2507.18071, Eq. 13 and 14",
+            formats=_RL_FORMATS,
+            objective=Objective(ratio="sequence_token", epsilon_low=3e-4, epsilon_high=4e-4, minibatches=4),
+        ),
+        Method(
+            id="dapo",
+            title="Decoupled Clip and Dynamic Sampling",
+            kind="rl",
+            summary="more room for rising tokens, no wasted groups, no reward for running on",
+            differs="clips higher above than below, means over all tokens, refills equal groups, punishes overlong; no KL",
+            when="Long answers, many groups all right or all wrong, entropy that falls too early.",
+            source="DAPO, arXiv 2503.14476, Eq. 8 (mean over the whole update, as its authors run it), 11, 13; Sec. 3.4, 4.1",
+            formats=_RL_FORMATS,
+            objective=Objective(
+                aggregate="token_mean",
+                epsilon_high=0.28,
+                minibatches=16,
+                truncated="mask",
+                soft_overlong=0.2,
+                dynamic_sampling=3,
+            ),
+        ),
+        Method(
+            id="cispo",
+            title="Clipped Importance-Sampling Policy Optimization",
+            kind="rl",
+            summary="cap each token's importance weight, and let every token learn",
+            differs="REINFORCE weighted by a capped, constant ratio: no token loses its gradient to the clip; token mean; no KL",
+            when="Many updates on each rollout, and rare but decisive tokens that clipping would silence.",
+            source="MiniMax-M1, arXiv 2506.13585, Eq. 4 and 5; the cap 1 + epsilon_high = 5 is ScaleRL's, arXiv 2510.13786",
+            formats=_RL_FORMATS,
+            objective=Objective(
+                surrogate="cispo",
+                aggregate="token_mean",
+                epsilon_low=None,
+                epsilon_high=4.0,
+                minibatches=16,
+                dynamic_sampling=3,
+            ),
+        ),
+        Method(
+            id="rloo",
+            title="REINFORCE Leave-One-Out",
+            kind="rl",
+            summary="plain REINFORCE, with the group's other completions as the baseline",
+            differs="baseline without the completion itself, a completion is one action (ratio of sums), KL in the reward",
+            when="You want the unbiased gradient, or groups as small as two.",
+            source="Back to Basics, arXiv 2402.14740: leave-one-out, one action; beta 0.05, clip 0.2 as in TRL's trainer",
+            formats=_RL_FORMATS,
+            objective=Objective(advantage="rloo", ratio="sequence_sum", beta=0.05, kl="k1", kl_in="reward"),
+        ),
+        Method(
+            id="reinforce_pp",
+            title="REINFORCE++",
+            kind="rl",
+            summary="PPO without a critic: advantages whitened over the whole batch",
+            differs="no group baseline: each token's return (reward less the KL to come) is whitened over the step's tokens",
+            when="Prompts are sampled once or twice each, or a group's mean is too noisy a baseline.",
+            source="REINFORCE++, arXiv 2501.03262, token KL in the reward and global advantage normalization; beta 0.001",
+            formats=_RL_FORMATS,
+            objective=Objective(advantage="global", beta=0.001, kl="k1", kl_in="reward"),
         ),
     )
 }
@@ -112,19 +182,4 @@ def resolve_objective(name: str, overrides: dict[str, Any]) -> Objective:
     row = method(name).objective
     if row is None:
         raise InputError(f"{name} has no objective options", where="objective", remedy="remove the section's entries")
-    objective = replace(row, **overrides)
-    if objective.surrogate == "cispo" and objective.ratio == "sequence":
-        raise InputError(
-            "cispo weights tokens by their own ratio; it has no sequence form", where="objective.ratio", remedy="use ratio: token"
-        )
-    if objective.surrogate == "clip" and objective.epsilon_low is None:
-        raise InputError(
-            "the clip surrogate needs a lower bound", where="objective.epsilon_low", remedy="give a number, such as 0.2"
-        )
-    if objective.delta is not None and objective.delta <= 1 + objective.epsilon_high:
-        raise InputError(
-            f"delta {objective.delta} must exceed 1 + epsilon_high = {1 + objective.epsilon_high}",
-            where="objective.delta",
-            remedy="raise it, or leave it out",
-        )
-    return objective
+    return with_overrides(row, overrides)

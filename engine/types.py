@@ -34,6 +34,7 @@ class Example:
     completion: str | None
     answer: str | None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    turns: tuple[Message, ...] = ()  # the whole chat, where it has assistant turns before the completion's; else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,11 @@ class Group:
     rollouts: tuple[Rollout, ...]  # [G]
     reward_parts: tuple[Mapping[str, float | None], ...] = ()  # [G] by reward name; None = not applicable or failed
     rewards: tuple[float | None, ...] = ()  # [G], weighted sums; None = excluded from baseline and update
-    advantages: tuple[float, ...] = ()  # [G]
+    advantages: tuple[float, ...] = ()  # [G], of a completion's tokens the mean
+    token_advantages: tuple[tuple[float, ...], ...] = ()  # [G][C] where a completion's tokens differ; else ()
+    # [G] of (index of the step's last token, weight x value): process rewards, which `rewards` counts by their mean; else ()
+    step_rewards: tuple[tuple[tuple[int, float], ...], ...] = ()
+    outcomes: tuple[float | None, ...] = ()  # [G] the rewards without process rewards; () where there are none: the rewards
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,17 +93,30 @@ class StepMetrics:
     tokens: int  # completion tokens sampled (or trained on)
     reward: float | None = None
     reward_std: float | None = None  # over all rewards of the step, ddof 1
+    reward_min: float | None = None
+    reward_max: float | None = None
     parts: Mapping[str, float | None] = field(default_factory=dict)
     length: float | None = None  # mean completion tokens
     truncated: float | None = None  # share of completions cut at the limit
     zero_std_groups: int | None = None  # groups whose rewards are all equal
     groups: int | None = None
     excluded: int | None = None  # completions without a reward
+    dropped: int | None = None  # completions left out of the updates because their advantage is 0
+    masked: int | None = None  # completions left out because they were cut (objective.truncated: mask)
+    refills: int | None = None  # extra rollouts of dynamic sampling
+    discarded: int | None = None  # groups of equal rewards that those replaced
+    parts_spread: Mapping[str, float | None] = field(default_factory=dict)  # weight x deviation within groups, by reward
     entropy: float | None = None  # nats per token, estimated by -mean log-prob of the sampled tokens
-    kl: float | None = None  # to the reference, k3; None where beta is 0: it is not computed
+    kl: float | None = None  # to the reference: k2 or k3 in the loss, k1 in the reward; None where beta is 0: not computed
     ratio: float | None = None
+    ratio_gap_first: float | None = None  # mean |ratio - 1| of the first update: 0 but for rounding
+    ratio_gap_later: float | None = None  # of the others; None with a single update
     clip_low: float | None = None
     clip_high: float | None = None
     mismatch: float | None = None  # mean |trainer - sampler| log-prob before the first update
+    mismatch_kl: float | None = None  # mean of exp(x) - 1 - x, x = trainer - sampler: an estimate of KL(sampler || trainer)
+    tis: float | None = None  # mean importance weight trainer / sampler, as applied
+    moved: float | None = None  # least share of trainable numbers that an applied update changed (of those that are watched)
+    skipped: int | None = None  # updates that were not applied, because loss or gradient was not finite
     seconds: Mapping[str, float] = field(default_factory=dict)  # rollout, reward, score, update, total
     bytes: Mapping[str, int] = field(default_factory=dict)  # peak, active, cache

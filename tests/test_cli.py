@@ -83,7 +83,10 @@ BAD = {  # what is wrong -> (config changes, what the message must hold)
     "no model": ({"model": "folder"}, ["folder", "config.json"]),
     "reward import": ({"rewards": "[{name: f, file: bad.py}]"}, ["bad.py", "nonexistent_module"]),
     "unknown reward": ({"rewards": "[{name: anser}]"}, ["anser", "answer"]),
-    "too many mini-batches": ({"objective": "{minibatches: 9}"}, ["minibatches", "9"]),
+    "too many mini-batches": (
+        {"objective": "{minibatches: 9}", "sampling": "{prompts_per_step: 4}"},
+        ["mini-batches", "9", "prompts_per_step"],
+    ),
     "value of a wrong type": ({"run": "{steps: many}"}, ["run.steps", "many"]),
     "no number": ({"optim": "{learning_rate: .nan}"}, ["optim.learning_rate", "finite"]),
     "no row is short enough": ({"sampling": "{max_prompt_tokens: 1}"}, ["rows.jsonl", "max_prompt_tokens"]),
@@ -215,14 +218,52 @@ def test_verbs_that_only_read(tmp_path: Path) -> None:
     alone = droid_tune(tmp_path)  # no terminal to open the app in
     assert alone.returncode == 2 and "--headless" in alone.stderr
     methods = answer(droid_tune(tmp_path, "methods", "--json"))
-    assert [m["id"] for m in methods] == ["sft", "grpo", "dr_grpo", "gspo"]
-    assert "arXiv 2507.18071" in droid_tune(tmp_path, "methods").stdout
+    assert {m["id"] for m in methods} == {"sft", "grpo", "dr_grpo", "gspo", "gspo_token", "dapo", "cispo", "rloo", "reinforce_pp"}
+    assert next(m for m in methods if m["id"] == "cispo")["meaningless"]["delta"] == "cispo has no unclipped branch"
+    shown = droid_tune(tmp_path, "methods").stdout
+    assert "arXiv 2507.18071" in shown and "delta (cispo has no unclipped branch)" in " ".join(shown.split())
     report = answer(droid_tune(tmp_path, "validate", "datasets/arithmetic-train.jsonl", "--model", "demo", "--json"))
     assert (report["rows"], report["usable"], report["verdict"]) == (512, 512, "ready")
     assert answer(droid_tune(tmp_path, "estimate", "grpo", "--json"))["weights_bytes"] == 99_648 * 4
     doctor = answer(droid_tune(tmp_path, "doctor", "--json"))
-    assert doctor["mlx"]["matmul_gflops"] > 0
+    assert doctor["mlx"]["matmul_gflops"] > 0 and doctor["selftest"] is None
     assert "properties" in answer(droid_tune(tmp_path, "schema"))
+
+
+def test_doctor_selftest_computes_on_the_device_and_doctor_remembers(tmp_path: Path) -> None:
+    """The real checks on the embedded model; then a report by another mlx is out of date, and a damaged one stops nothing."""
+    report = answer(droid_tune(tmp_path, "doctor", "--selftest", "--json"))
+    outcomes = {found["name"]: found["outcome"] for found in report["results"]}
+    assert report["outcome"] == "passed" and len(outcomes) == 6 and set(outcomes.values()) == {"passed"}, report
+    assert report["seconds"] < 60 and report["model"] == "demo" and report["versions"]["mlx"]
+    assert all(figure["value"] <= figure["limit"] for found in report["results"] for figure in found["figures"])
+    stored = tmp_path / "machine" / "selftest.json"
+    last = answer(droid_tune(tmp_path, "doctor", "--json"))["selftest"]
+    assert last == {**report, "stale": []} == {"outcome": "passed", **json.loads(stored.read_text()), "stale": []}
+    stored.write_text(stored.read_text().replace(f'"mlx": "{report["versions"]["mlx"]}"', '"mlx": "0.1"'))
+    assert "mlx was 0.1 and is" in droid_tune(tmp_path, "doctor").stdout
+    stored.write_text("{")
+    damaged = droid_tune(tmp_path, "doctor")
+    assert damaged.returncode == 0 and "is damaged" in damaged.stdout
+    assert droid_tune(tmp_path, "doctor", "demo").returncode == 2
+    assert "config.json" in droid_tune(tmp_path, "doctor", "--selftest", ".").stderr
+
+
+def test_a_self_test_that_finds_a_fault_exits_with_1(tmp_path: Path) -> None:
+    """A package stands in front of mlx_lm that breaks when the sampler asks it for a cache, as a broken update would."""
+    broken = tmp_path / "site"
+    broken.mkdir()
+    (broken / "sitecustomize.py").write_text(
+        "import sys\nif 'selftest' in sys.orig_argv and '-P' in sys.orig_argv:\n"
+        "    import mlx_lm.models.cache as cache\n    del cache.KVCache.merge\n"
+    )
+    environment = {**os.environ, "DROID_TUNE_HOME": str(tmp_path), "PYTHONPATH": str(broken)}
+    command = [*COMMAND, "doctor", "--selftest"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "✓ golden values" in done.stdout and "✕ sampler and trainer" in done.stdout
+    assert "merge" in done.stdout and "try: " in done.stdout
+    assert "✕ self-test failed" in droid_tune(tmp_path, "doctor").stdout
 
 
 def test_every_verb_teaches() -> None:

@@ -100,7 +100,17 @@ REFUSED = {
     "a nested key twice": ("{learning_rate: 1e-5}", "{eps: 1e-8, betas: [0, 0], eps: 1e-6}", "'eps' is given twice, line 6"),
     "a date that is none": ("model: demo", "model: 2001-99-99", "month must be"),
     "nested too deeply": ("model: demo", f"model: {'[' * 600}", "nested too deeply"),
-    "more mini-batches than prompts": ("optim:", "objective: {minibatches: 5}\noptim:", "mini-batches"),
+    "more mini-batches than prompts": (
+        "optim:",
+        "objective: {minibatches: 5}\nsampling: {prompts_per_step: 4}\noptim:",
+        "mini-batches",
+    ),
+    "an option without effect": ("optim:", "objective: {kl: k2}\noptim:", "kl has no effect: at beta 0 there is no reference"),
+    "k1 as a loss": ("optim:", "objective: {beta: 0.1, kl: k1}\noptim:", "expected gradient is zero"),
+    "targets of a reward method": ("{train: rows.jsonl}", "{train: rows.jsonl, targets: all}", "targets is for sft"),
+    "steps without token advantages": ("[{name: answer}]", '[{name: f, file: f.py, steps: "\\n"}]', "gspo_token"),
+    "a mean of adapters": ("optim:", "objective: {beta: 0.1, ref_sync_every: 2, ref_sync_mix: 0.5}\noptim:", "low-rank"),
+    "betas of sgd": ("{learning_rate: 1e-5}", "{name: sgd, learning_rate: 1e-5, betas: [0.5, 0.5]}", "sgd has no betas"),
 }
 
 

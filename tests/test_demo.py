@@ -12,8 +12,10 @@ from engine.cli.build_demo import HELD_OUT_ROWS, RL_ROWS, SAMPLE_ROWS, SFT_ROWS,
 from engine.cli.modes import Modes, count
 from engine.data import arithmetic
 from engine.model_files import read_headers
+from engine.runs.record import list_runs
 from engine.share import demo_model, share_root
-from tests.bench.demo_table import END, START, Result, measure, table, write
+from tests.bench.demo_table import END, START, Result, measure, table
+from tests.bench.marked import write
 from tests.bench.shuffled import answer as shuffled_answer
 
 
@@ -54,6 +56,14 @@ def test_answers_and_working_are_right() -> None:
         assert eval(row["prompt"].removeprefix("What is ").removesuffix("?")) == int(row["answer"])
 
 
+def told(home: Path) -> list[tuple[str, str]]:
+    """(kind, message) of every warning of the only run in `home`."""
+    (run,) = list_runs(home)
+    events = [json.loads(line) for line in run.journal_file.read_text().splitlines()]
+    assert any(event["type"] == "finished" for event in events)
+    return [(event["kind"], event["message"]) for event in events if event["type"] == "warning"]
+
+
 async def test_grpo_teaches_it_to_think(tmp_path: Path) -> None:
     """Greedy held-out accuracy from at most 0.45 to at least 0.95, by a reward for the answer alone; answers grow longer."""
     found = await measure(0, False, tmp_path)
@@ -62,6 +72,7 @@ async def test_grpo_teaches_it_to_think(tmp_path: Path) -> None:
     assert found.length_after > 2 * found.length_before
     assert found.modes.thinking_right / found.modes.thinking > 0.8  # the base's own modes, sampled at step 1
     assert found.modes.at_once_right / found.modes.at_once < 0.4
+    assert told(tmp_path) == []  # a healthy run: no learning canary fires
 
 
 async def test_shuffled_rewards_teach_it_nothing(tmp_path: Path) -> None:
@@ -98,8 +109,8 @@ def test_the_table_goes_between_its_markers(tmp_path: Path) -> None:
     assert lines[2] == "| 0 | 0.125 | 0.984 | 5.0 → 28.8 | 31 | 0.050 |"
     path = tmp_path / "README.md"
     path.write_text(f"before\n{START}\nold\n{END}\nafter\n")
-    write(path, lines)
+    write(path, START, END, lines)
     assert path.read_text() == f"before\n{START}\n" + "\n".join(lines) + f"\n{END}\nafter\n"
     path.write_text("nothing")
-    with pytest.raises(ValueError, match="no table markers"):
-        write(path, lines)
+    with pytest.raises(ValueError, match="no markers"):
+        write(path, START, END, lines)

@@ -175,16 +175,23 @@ def test_trainable_parameters(make_model: MakeModel, make_config: MakeConfig) ->
 def test_what_is_held(make_model: MakeModel, make_config: MakeConfig) -> None:
     """165,312 weights of the test above: 661,248 bytes in float32, 330,624 as bfloat16 on a GPU.
 
-    LoRA: 58,368 x 4 = 233,472 bytes, two moments under adamw and one under sgd. Full training with KL: a second copy.
+    LoRA: 58,368 x 4 = 233,472 bytes, two moments under adamw, one under lion and none under sgd. Full training with KL: a second
+    copy, and of an adapter where the reference moves. Moments are float32 for 16-bit weights too: 2 x 661,248.
     """
     half = make_model(dtype="bfloat16")
     assert estimate(make_config(half), machine()).weights_bytes == 661_248
     on_gpu = estimate(make_config(half), machine(backend="metal"))
     assert on_gpu.weights_bytes == 330_624 and on_gpu.dtype == "16-bit"
     assert (on_gpu.adapter_bytes, on_gpu.optimizer_bytes, on_gpu.reference_bytes) == (233_472, 466_944, 0)
-    assert estimate(make_config(half, **{"optim.name": "sgd"}), machine()).optimizer_bytes == 233_472
+    for name, expected in (("lion", 233_472), ("sgd", 0)):
+        assert estimate(make_config(half, **{"optim.name": name}), machine()).optimizer_bytes == expected
     full = estimate(make_config(make_model(), **{"adapter.type": "full", "objective.beta": 0.1}), machine())
     assert (full.adapter_bytes, full.optimizer_bytes, full.reference_bytes) == (0, 1_322_496, 661_248)
+    full_on_gpu = estimate(make_config(half, **{"adapter.type": "full", "objective.beta": 0.1}), machine(backend="metal"))
+    assert (full_on_gpu.optimizer_bytes, full_on_gpu.reference_bytes) == (1_322_496, 330_624)
+    for every, expected in ((0, 0), (5, 233_472)):
+        moving = make_config(half, **{"objective.beta": 0.1, "objective.ref_sync_every": every})
+        assert estimate(moving, machine()).reference_bytes == expected
 
 
 def test_quantised_weights_stay_and_their_scales_do_not(make_model: MakeModel, make_config: MakeConfig) -> None:
@@ -214,6 +221,19 @@ def test_cache_and_logits(make_model: MakeModel, make_config: MakeConfig) -> Non
     assert found.rollout_peak_bytes is not None and found.peak_bytes == max(found.rollout_peak_bytes, found.update_peak_bytes)
     supervised = estimate(make_config(make_model(), method="sft"), machine())
     assert supervised.rollout_peak_bytes is None and supervised.cache_bytes == 0 and supervised.binding_phase == "update"
+
+
+def test_logits_of_a_large_vocabulary_come_in_chunks(make_model: MakeModel, make_config: MakeConfig) -> None:
+    """49,152 words: 32 MiB hold 32 x 2^20 / (4 x 49,152) = 170 positions, rounded down to 160; the update has 8 x 80 = 640, so 14
+    times 160 x 49,152 x 4 bytes, whatever the rows. A head that is trained is computed whole up to 320 positions and as many as
+    its own weights take, which is its width: beyond that the sums of its gradient come on top."""
+    folder = make_model(vocab_size=49_152)
+    hidden = json.loads((folder / "config.json").read_text())["hidden_size"]
+    lora = estimate(make_config(folder), machine())
+    assert lora.logits_bytes == 14 * 160 * 49_152 * 4
+    assert 320 + hidden < 640
+    full = estimate(make_config(folder, **{"adapter.type": "full"}), machine())
+    assert full.logits_bytes == 14 * 160 * 49_152 * 4 + 4 * hidden * 49_152 * 4
 
 
 def test_a_sliding_layer_keeps_its_window(make_model: MakeModel, make_config: MakeConfig, tmp_path: Path) -> None:

@@ -43,9 +43,10 @@ def test_wheel(built: Path) -> None:
         licence = wheel.read(f"{STEM}.dist-info/licenses/LICENSE").decode()
     assert shipped("configs", "*.yaml") | shipped("datasets", "*.jsonl") <= names
     assert {f"engine/_share/models/demo/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")} <= names
+    assert {f"engine/_share/golden/{name}.json" for name in ("policy_losses", "advantages")} <= names
     assert {"engine/py.typed", "engine/worker/__main__.py", "tui/__main__.py"} <= names
     assert {name.split("/")[0] for name in names} == {"engine", "tui", f"{STEM}.dist-info"}
-    assert not [name for name in names if "__pycache__" in name or "/test" in name]
+    assert not [name for name in names if "__pycache__" in name or "/test_" in name or "tests/" in name]
     assert "droid-tune = tui.__main__:main" in scripts
     assert "License-Expression: Apache-2.0" in metadata and "Requires-Python: >=3.11" in metadata
     assert "Apache License" in licence and "END OF TERMS AND CONDITIONS" in licence

@@ -21,7 +21,7 @@ from engine.errors import InputError
 MODEL, TRAIN, VALID = "model", "data.train", "data.valid"
 FILE_KEYS = (MODEL, TRAIN, VALID)  # asked for on a page of their own
 _NOT_FOR_SFT = ("sampling.group_size", "sampling.temperature", "rewards")
-_NOT_FOR_REWARDS = ("adapter.dropout",)  # its one legal value there is 0
+_NOT_FOR_REWARDS = ("adapter.dropout", "data.targets")  # with one legal value there
 
 
 @dataclass(frozen=True, slots=True)

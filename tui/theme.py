@@ -59,6 +59,12 @@ STATE_STYLES: Mapping[str, str] = {
     "damaged": "$text-error",
 }
 
+SELFTEST_STYLES = {  # sign and style of the last self-test's line, by how it ended
+    "passed": ("", "$text-muted"),
+    "skipped": ("", "$text-muted"),
+    "warning": ("⚠ ", "$text-warning"),
+    "failed": ("✕ ", "$text-error"),
+}
 _ASCII_STATES = {
     "queued": ".",
     "starting": ".",

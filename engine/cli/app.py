@@ -14,10 +14,12 @@ from rich.console import Console
 from rich.text import Text
 
 from engine import config as configs
-from engine import hardware, methods, share
+from engine import methods, share
 from engine.api import Engine, Run
 from engine.cli import build_demo as demo_recipe
-from engine.cli import modes, screens, watch
+from engine.cli import loading, modes, screens, watch
+from engine.cli.doctor import doctor
+from engine.cli.rewards import app as rewards_app
 from engine.cli.sample_data import sample_data
 from engine.config import RunConfig
 from engine.errors import InputError
@@ -44,6 +46,7 @@ app = typer.Typer(
     """,
 )
 app.command(name="sample-data")(sample_data)
+app.add_typer(rewards_app, name="rewards")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or the start of it.")]
@@ -88,19 +91,6 @@ def _json(value: Any) -> None:
     print(json.dumps(jsonable(value), indent=1, ensure_ascii=False))
 
 
-def _load(config: str, settings: list[str] | None, seed: int | None) -> configs.LoadedConfig:
-    """A config file or packaged recipe with the flags applied."""
-    overrides: dict[str, Any] = {}
-    for setting in settings or []:
-        key, value = configs.setting(setting)
-        overrides[key] = value
-    if seed is not None:
-        overrides["run.seed"] = seed
-    path = Path(config)
-    packaged = share.share_root("configs") / f"{config.removesuffix('.yaml')}.yaml"
-    return configs.load(packaged if not path.is_file() and packaged.exists() else path, overrides)
-
-
 @app.command()
 def train(
     config: ConfigFile, settings: Settings = None, seed: Seed = None, detach: Detach = False, as_json: Json = False
@@ -109,7 +99,7 @@ def train(
 
     The worker trains on when you leave (ctrl+c) or the connection drops; `droid-tune attach RUN` comes back to it.
     """
-    _start(_load(config, settings, seed).config, detach, as_json, headless=False)
+    _start(loading.load(config, settings, seed).config, detach, as_json, headless=False)
 
 
 @app.command()
@@ -124,7 +114,7 @@ def demo(
     It is a small transformer that answers arithmetic at once, mostly wrong, or thinks first, mostly right. Only the answer is
     rewarded; you see it discover that thinking pays.
     """
-    _start(_load("demo", settings, seed).config, False, as_json, headless, epilogue=_demo_epilogue)
+    _start(loading.load("demo", settings, seed).config, False, as_json, headless, epilogue=_demo_epilogue)
 
 
 def _demo_epilogue(run: Run, state: RunState) -> list[str]:
@@ -187,11 +177,13 @@ def list_methods(as_json: Json = False) -> None:
 
 @app.command()
 def validate(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="A .jsonl file.")],
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="A .jsonl, .json, .csv or .parquet file, or a folder of them.")],
     method: Annotated[str, typer.Option("--method", "-m", help="The method that will use it.")] = "grpo",
     model: Annotated[
         str | None, typer.Option("--model", help="Measure lengths in this model's tokens (a folder, an id or demo).")
     ] = None,
+    valid: Annotated[Path | None, typer.Option("--valid", help="A held-out file: say which of its rows DATA has too.")] = None,
+    full: Annotated[bool, typer.Option("--full", help="Measure every row's length, not a sample of a large file's.")] = False,
     as_json: Json = False,
 ) -> None:
     """Check a data file before training: usable rows, every unusable one with its line, lengths, duplicates.
@@ -199,7 +191,8 @@ def validate(
     Exits with 2 when the file cannot be used.
     """
     tokenizer = None if model is None else configs.model_folder(configs.model_path(model, Path.cwd()))
-    report = _run(Engine().validate(share.resolve(str(data), Path.cwd()), method, tokenizer))
+    held_out = None if valid is None else share.resolve(str(valid), Path.cwd())
+    report = _run(Engine().validate(share.resolve(str(data), Path.cwd()), method, tokenizer, valid=held_out, full=full))
     if as_json:
         _json(report.as_dict())
     else:
@@ -210,7 +203,7 @@ def validate(
 @app.command()
 def estimate(config: ConfigFile, settings: Settings = None, as_json: Json = False) -> None:
     """Say what a run will need in memory, computed from the model's config.json and file headers; nothing is loaded."""
-    found = _run(Engine().estimate(_load(config, settings, None).config))
+    found = _run(Engine().estimate(loading.load(config, settings, None).config))
     if as_json:
         _json(found.as_dict())
     else:
@@ -319,15 +312,7 @@ def checkpoint(run: RunId, as_json: Json = False) -> None:
     _command(run, "checkpoint", as_json)
 
 
-@app.command()
-def doctor(as_json: Json = False) -> None:
-    """Look at this machine: chip, memory, BLAS, packages, and how fast mlx multiplies here (measured)."""
-    facts = hardware.facts()
-    device = hardware.device_facts()
-    if as_json:
-        _json({**facts.as_dict(), "mlx": device})
-    else:
-        _print(screens.doctor(facts, device))
+app.command()(doctor)
 
 
 @app.command()

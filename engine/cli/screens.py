@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 from engine.data.validate import DataReport, TokenLengths
 from engine.estimate import Estimate
 from engine.figures import STATE_GLYPHS, duration, number, size
-from engine.hardware import Hardware
 from engine.methods import Method
 from engine.runs.state import RunState
 from engine.runs.summary import RunSummary
@@ -35,7 +34,7 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]
 
 def method_row(method: Method) -> dict[str, Any]:
     """A method for `--json`."""
-    return asdict(method)
+    return {**asdict(method), "changed": method.changed, "meaningless": method.meaningless}
 
 
 def methods(rows: Sequence[Method]) -> list[str]:
@@ -45,14 +44,21 @@ def methods(rows: Sequence[Method]) -> list[str]:
         lines += [f"{method.id}  {method.title}", f"    {method.summary}"]
         facts = {"differs": method.differs, "use it": method.when, "source": method.source, "data": ", ".join(method.formats)}
         if method.objective is not None:
-            facts["defaults"] = ", ".join(
-                f"{key} {value}" for key, value in asdict(method.objective).items() if value is not None
-            )
+            facts["defaults"] = ", ".join(f"{key} {_option(value)}" for key, value in method.defaults.items())
+            refused: dict[str, list[str]] = {}
+            for option, why in method.meaningless.items():
+                refused.setdefault(why, []).append(option)
+            if refused:
+                facts["refuses"] = "; ".join(f"{', '.join(options)} ({why})" for why, options in refused.items())
         for key, value in facts.items():
             lines += textwrap.wrap(value, 100, initial_indent=f"    {key:<9}", subsequent_indent=" " * 13)
         lines.append("")
     lines.append("start one: droid-tune train CONFIG, with a recipe of the same name to begin from")
     return lines
+
+
+def _option(value: object) -> str:
+    return "no bound" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def report(found: DataReport) -> list[str]:
@@ -66,15 +72,24 @@ def report(found: DataReport) -> list[str]:
         lines.append(f"prompt   {_lengths(found.prompt_tokens)}")
     if found.completion_tokens is not None:
         lines.append(f"target   {_lengths(found.completion_tokens)}")
+    if found.sampled is not None:
+        lines.append(f"sample   lengths and template of {found.sampled:,} rows (drawn, and the longest); --full measures all")
+    if found.split_chats:
+        lines.append(f"chats    {found.split_chats} become several rows: the template rewrites earlier turns")
     if found.duplicates:
         lines.append(f"repeats  {found.duplicates} rows repeat an earlier one: lines {_numbers(found.duplicate_lines)}")
-    for problem in found.problems:
+    for problem in (*found.problems, *found.warnings):
         field = f" field {safe_text(problem.field)}" if problem.field else ""
-        lines.append(f"{problem.count:>7} x {problem.kind}: {safe_text(problem.reason)} (lines {_numbers(problem.lines)}{field})")
+        lines.append(f"{problem.count:>7} x {problem.kind}: {safe_text(problem.reason)} ({_lines(problem.lines)}{field})")
         lines.append(f"          {safe_text(problem.remedy)}")
-    if max([len(found.duplicate_lines), *(len(problem.lines) for problem in found.problems)]) > _SHOWN_LINES:
+    named = [found.duplicate_lines, *(problem.lines for problem in (*found.problems, *found.warnings))]
+    if max(map(len, named)) > _SHOWN_LINES:
         lines.append("note     --json lists every line")
     return [*lines, f"verdict  {found.verdict}"]
+
+
+def _lines(numbers: Sequence[int]) -> str:
+    return f"lines {_numbers(numbers)}" if numbers else "the model"
 
 
 def _lengths(found: TokenLengths) -> str:
@@ -201,25 +216,3 @@ def ending(state: RunState) -> list[str]:
         f"adapter  {safe_text(str(found.get('adapter')))}",
         f"use it   {safe_text(str(found.get('command')))}",
     ]
-
-
-def doctor(facts: Hardware, device: Mapping[str, Any]) -> list[str]:
-    """The machine, what mlx makes of it, and what is amiss."""
-    rows = []
-    for key, value in facts.as_dict().items():
-        if key == "warnings" or value is None:
-            continue
-        shown = (
-            size(value)
-            if key.endswith("_bytes")
-            else ", ".join(f"{k} {v}" for k, v in value.items())
-            if isinstance(value, dict)
-            else str(value)
-        )
-        rows.append([key.removesuffix("_bytes").replace("_", " "), shown])
-    rows += [
-        [f"mlx {key.replace('_', ' ')}", number(value) if isinstance(value, float) else str(value)]
-        for key, value in device.items()
-        if value is not None
-    ]
-    return [*table(rows), *(f"⚠ {line}" for line in facts.warnings)]

@@ -1,6 +1,6 @@
 """Turns a row into an Example: which format it has, how its columns are renamed, what prompt, completion and answer are.
 
-Left out: formats that need more than these fields (reasoning chains, preferences, plain text).
+Left out, and refused by name: plain text (which has no prompt) and preferences (for which there is no method).
 """
 
 from __future__ import annotations
@@ -9,40 +9,85 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from engine.data.rows import Problem, Row, json_type
+from engine import methods
+from engine.data import chains
+from engine.data.fields import ROLES, Unusable, asked, chat_turns, optional_text, prompt_turns, required_text
+from engine.data.values import Problem, Row, json_type
 from engine.errors import InputError
 from engine.types import Example, Message
 
+__all__ = [
+    "FORMATS",
+    "REFUSED",
+    "ROLES",
+    "Kind",
+    "check_format",
+    "detect",
+    "gsm8k_number",
+    "has_fields",
+    "remap",
+    "require_format",
+    "to_example",
+]
+
 Kind = Literal["sft", "rl"]
 
-FORMATS: dict[str, tuple[str, ...]] = {  # id: fields that a row must have; the first that fits a row is its format
+# id: fields that a row must have, of a|b either; the first that fits a row is its format
+FORMATS: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
+    "reasoning": ("problem", "reasoning_steps", "solution"),
     "prompt+completion": ("prompt", "completion"),
     "prompt+answer": ("prompt", "answer"),
     "gsm8k": ("question", "answer"),
+    "instruction": ("instruction", "response|output"),
 }
-ROLES = ("system", "user", "assistant")
+REFUSED: dict[str, tuple[tuple[str, ...], str, str]] = {  # id: its fields, why, remedy. Looked for after FORMATS
+    "preference": (
+        ("chosen", "rejected"),
+        "these are preference rows, and preference methods are not there yet",
+        "to imitate the chosen replies set method: sft and data.columns: {completion: chosen}",
+    ),
+    "text": (
+        ("text",),
+        "plain text has no prompt, and training on it is not there yet",
+        "part it into prompt and completion",
+    ),
+}
+_NEEDED = {name: tuple(tuple(field.split("|")) for field in needed) for name, needed in FORMATS.items()}
 _RESERVED = ("prompts", "completions")  # what a reward function's own two parameters are called
 _GSM8K_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:/\d+)?%?")
 
 
-class _Unusable(Exception):
-    """Carries a row's Problem out of the function that found it."""
-
-    def __init__(self, kind: str, field: str, reason: str, remedy: str) -> None:
-        super().__init__(reason)
-        self.parts = (kind, field, reason, remedy)
-
-
 def detect(fields: Mapping[str, Any]) -> str | None:
-    """The id of the first format whose fields are all there and not null, or None."""
-    return next((name for name, needed in FORMATS.items() if all(fields.get(field) is not None for field in needed)), None)
+    """The id of the first format (of FORMATS, then of REFUSED) whose fields are all there and not null, or None."""
+    found = next((name for name in FORMATS if has_fields(fields, name)), None)
+    if found is not None:
+        return found
+    return next((name for name, (needed, *_) in REFUSED.items() if all(fields.get(f) is not None for f in needed)), None)
+
+
+def has_fields(fields: Mapping[str, Any], format: str) -> bool:
+    """Whether all fields of the format are there and not null."""
+    for names in _NEEDED[format]:
+        if fields.get(names[0]) is None and (len(names) == 1 or all(fields.get(name) is None for name in names)):
+            return False
+    return True
 
 
 def check_format(name: str) -> None:
-    """InputError unless `name` is a format's id."""
+    """InputError unless `name` is the id of a format that can be trained on."""
+    if name in REFUSED:
+        raise InputError(REFUSED[name][1], where="data.format", remedy=REFUSED[name][2])
     if name not in FORMATS:
         raise InputError(f"unknown data format {name!r}", where="data.format", remedy=f"auto, or one of: {', '.join(FORMATS)}")
+
+
+def require_format(method: methods.Method, format: str, where: str) -> None:
+    """InputError unless the method can use rows of the format; "unknown" passes, its rows say themselves what is wrong."""
+    if format in REFUSED:
+        raise InputError(REFUSED[format][1], where=where, remedy=REFUSED[format][2])
+    if format not in ("unknown", *method.formats):
+        raise InputError(f"{method.id} cannot use {format} rows", where=where, remedy=f"it uses: {', '.join(method.formats)}")
 
 
 def remap(row: Row, columns: Mapping[str, str]) -> Row:
@@ -58,80 +103,115 @@ def to_example(row: Row, format: str, kind: Kind, system: str | None) -> Example
     """The row as an Example, or why it cannot be one.
 
     `rl`: an answer is required. `messages`: the prompt is everything before the last assistant turn, which is
-    completion and (without an `answer` field) answer; under rl a conversation that ends with a user turn and has an
-    `answer` is a prompt as a whole. `prompt+completion` under rl: the completion is the answer where there is no
-    `answer` field. `gsm8k`: the answer is the number after the last ####; the whole text is sft's completion.
-    `system`, or the row's own `system` field, goes before prompts that have no system turn. `columns` holds every
-    field but the prompt itself; `type` is there as `types`, too, the name that reward functions use.
+    completion and (without an `answer` field) answer; under sft `turns` holds both, where there are earlier assistant
+    turns; what follows the last one is not used. Under rl a conversation that ends with a user turn and has an
+    `answer` is a prompt as a whole. `prompt+completion` and `instruction` under rl: the completion is the answer where there is
+    no `answer` field. `gsm8k`: the answer is the number after the last ####; the whole text is sft's completion. `reasoning`:
+    see chains.py; the answer is the solution's final answer unless there is an `answer` field.
+    `system`, or the row's own `system` field, goes before prompts that have no system turn; what a chain's domain fields say
+    goes behind it. `columns` holds every field but the prompt itself; `type` is there as `types`, too, the name that reward
+    functions use.
     """
     check_format(format)
     try:
         return _example(row, format, kind, system)
-    except _Unusable as unusable:
+    except Unusable as unusable:
         return Problem(row.line, *unusable.parts)
 
 
 def _example(row: Row, format: str, kind: Kind, system: str | None) -> Example:
     fields = row.fields
-    for field in FORMATS[format]:
-        if fields.get(field) is None:
-            state = "is null" if field in fields else "is missing"
-            reason = f"{field!r} {state}; the row has: {', '.join(fields) or 'no fields'}"
-            raise _Unusable("missing-field", field, reason, f"add it, or set columns: {{{field}: NAME}}")
+    if not has_fields(fields, format):
+        names = next(names for names in _NEEDED[format] if all(fields.get(name) is None for name in names))
+        state = "is null" if names[0] in fields else "is missing"
+        reason = f"{' or '.join(map(repr, names))} {state}; the row has: {', '.join(fields) or 'no fields'}"
+        raise Unusable("missing-field", names[0], reason, f"add it, or set columns: {{{names[0]}: NAME}}")
     prompt, completion, answer = _READERS[format](fields, kind)
     if kind == "rl":
         if answer is None:
-            raise _Unusable("no-reference", "answer", "there is no answer to compare completions with", "add an `answer` field")
+            raise Unusable("no-reference", "answer", "there is no answer to compare completions with", "add an `answer` field")
         for field in _RESERVED:
             if field in fields:
-                raise _Unusable("reserved-name", field, f"reward functions get {field!r} from the run", "rename the field")
+                raise Unusable("reserved-name", field, f"reward functions get {field!r} from the run", "rename the field")
     columns = {name: value for name, value in fields.items() if name not in ("prompt", "messages")}
     if answer is not None:
         columns["answer"] = answer
+    if format == "reasoning":
+        columns["reasoning_steps"] = chains.steps(fields)  # a list, however it was written
     if "type" in columns:
         columns.setdefault("types", columns["type"])
-    return Example(row.line, _with_system(prompt, fields, system), completion, answer, columns)
+    messages = _with_system(prompt, fields, system, chains.domain_prompt(fields) if format == "reasoning" else "")
+    turns: tuple[Message, ...] = ()
+    if kind == "sft" and format == "messages" and any(turn.role == "assistant" for turn in messages):
+        turns = (*messages, Message("assistant", completion or ""))
+    return Example(row.line, messages, completion, answer, columns, turns)
 
 
 _Parts = tuple[list[Message], str | None, str | None]  # prompt, completion, answer
 
 
 def _prompt_answer(fields: Mapping[str, Any], kind: Kind) -> _Parts:
-    answer = _text(fields, "answer")
-    return _prompt(fields["prompt"], "prompt"), answer if kind == "sft" else None, answer
+    answer = required_text(fields, "answer")
+    return prompt_turns(fields["prompt"], "prompt"), answer if kind == "sft" else None, answer
 
 
 def _gsm8k(fields: Mapping[str, Any], kind: Kind) -> _Parts:
-    solution = _text(fields, "answer")
+    solution = required_text(fields, "answer")
     number = gsm8k_number(solution)
     if number is None and kind == "rl":
         reason = "no number after ####" if "####" in solution else "no #### in the answer"
         remedy = "end it with `#### NUMBER`, or set columns: {prompt: question} to compare all of it"
-        raise _Unusable("no-reference", "answer", reason, remedy)
-    return _prompt(fields["question"], "question"), solution if kind == "sft" else None, number
+        raise Unusable("no-reference", "answer", reason, remedy)
+    return prompt_turns(fields["question"], "question"), solution if kind == "sft" else None, number
 
 
 def _prompt_completion(fields: Mapping[str, Any], kind: Kind) -> _Parts:
-    completion = _text(fields, "completion")
-    answer = _optional_text(fields, "answer")
-    return _prompt(fields["prompt"], "prompt"), completion, completion if answer is None and kind == "rl" else answer
+    completion = required_text(fields, "completion")
+    answer = optional_text(fields, "answer")
+    return prompt_turns(fields["prompt"], "prompt"), completion, completion if answer is None and kind == "rl" else answer
+
+
+def _instruction(fields: Mapping[str, Any], kind: Kind) -> _Parts:
+    completion = required_text(fields, "output" if fields.get("response") is None else "response")
+    asks = required_text(fields, "instruction")
+    given = fields.get("input")
+    if given is not None and not (isinstance(given, str) and not given.strip()):  # the format writes "" where there is none
+        asks = f"{asks}\n\n{required_text(fields, 'input')}"
+    answer = optional_text(fields, "answer")
+    return [Message("user", asks)], completion, completion if answer is None and kind == "rl" else answer
+
+
+def _reasoning(fields: Mapping[str, Any], kind: Kind) -> _Parts:
+    chain = chains.steps(fields)
+    chains.check_marks(fields, chain)
+    solution = required_text(fields, "solution")
+    answer = optional_text(fields, "answer") or chains.final_answer(solution)
+    completion = chains.render(chain, solution, answer) if kind == "sft" else None
+    return prompt_turns(fields["problem"], "problem"), completion, answer
 
 
 def _messages(fields: Mapping[str, Any], kind: Kind) -> _Parts:
-    turns = _turns(fields["messages"], "messages")
-    answer = _optional_text(fields, "answer")
+    turns = chat_turns(fields["messages"], "messages")
+    answer = optional_text(fields, "answer")
     if kind == "rl" and answer is not None and turns[-1].role == "user":
-        return _asked(turns, "messages"), None, answer
+        return asked(turns, "messages"), None, answer
     last = max((index for index, turn in enumerate(turns) if turn.role == "assistant"), default=None)
     if last is None:
         if kind == "sft":
-            raise _Unusable("no-completion", "messages", "no turn has the role assistant", "add the reply that should be learned")
-        raise _Unusable("no-reference", "messages", "there is neither an assistant turn nor an `answer` field", "add one of them")
+            raise Unusable("no-completion", "messages", "no turn has the role assistant", "add the reply that should be learned")
+        raise Unusable("no-reference", "messages", "there is neither an assistant turn nor an `answer` field", "add one of them")
     completion = turns[last].content
-    return _asked(turns[:last], "messages"), completion, completion if answer is None else answer
+    return asked(turns[:last], "messages"), completion, completion if answer is None else answer
 
 
-_READERS = {"messages": _messages, "prompt+completion": _prompt_completion, "prompt+answer": _prompt_answer, "gsm8k": _gsm8k}
+_READERS = {
+    "messages": _messages,
+    "reasoning": _reasoning,
+    "prompt+completion": _prompt_completion,
+    "prompt+answer": _prompt_answer,
+    "gsm8k": _gsm8k,
+    "instruction": _instruction,
+}
 
 
 def gsm8k_number(solution: str) -> str | None:
@@ -141,68 +221,15 @@ def gsm8k_number(solution: str) -> str | None:
     return match[0] if mark and match else None
 
 
-def _prompt(value: Any, field: str) -> list[Message]:
-    """A prompt as turns: a string is one user turn."""
-    if isinstance(value, str):
-        if not value.strip():
-            raise _Unusable("empty", field, f"{field!r} has no text", "write the prompt, or remove the row")
-        return [Message("user", value)]
-    if not isinstance(value, list):
-        raise _Unusable("wrong-type", field, f"{field!r} is {json_type(value)}", "write a string or a list of messages")
-    return _asked(_turns(value, field), field)
-
-
-def _asked(turns: list[Message], field: str) -> list[Message]:
-    if not any(turn.role == "user" for turn in turns):
-        raise _Unusable("no-prompt", field, "there is no user turn to reply to", "put a user turn first")
-    return turns
-
-
-def _turns(value: Any, field: str) -> list[Message]:
-    if not isinstance(value, list):
-        raise _Unusable("wrong-type", field, f"{field!r} is {json_type(value)}", "write a list of {role, content}")
-    if not value:
-        raise _Unusable("empty", field, f"{field!r} is an empty list", "add turns, or remove the row")
-    return [_turn(turn, f"{field}[{index}]") for index, turn in enumerate(value)]
-
-
-def _turn(turn: Any, place: str) -> Message:
-    if not isinstance(turn, dict):
-        raise _Unusable("wrong-type", place, f"is {json_type(turn)}, not a turn", "write {role, content}")
-    for key in ("role", "content"):
-        if turn.get(key) is None:
-            raise _Unusable("missing-field", f"{place}.{key}", f"the turn has no {key!r}", "write {role, content}")
-        if not isinstance(turn[key], str):
-            raise _Unusable("wrong-type", f"{place}.{key}", f"is {json_type(turn[key])}, not a string", "write {role, content}")
-    if turn["role"] not in ROLES:
-        raise _Unusable("unknown-role", f"{place}.role", f"unknown role {turn['role']!r}", f"use one of: {', '.join(ROLES)}")
-    if turn["role"] != "system" and not turn["content"].strip():
-        raise _Unusable("empty", f"{place}.content", f"the {turn['role']} turn has no text", "write it, or remove the row")
-    return Message(turn["role"], turn["content"])
-
-
-def _text(fields: Mapping[str, Any], field: str) -> str:
-    """A field's text; a number counts as its text, so that `"answer": 42` can be used."""
-    value = fields[field]
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    if not isinstance(value, str):
-        raise _Unusable("wrong-type", field, f"{field!r} is {json_type(value)}", "write a string or a number")
-    if not value.strip():
-        raise _Unusable("empty", field, f"{field!r} has no text", "write it, or remove the row")
-    return value
-
-
-def _optional_text(fields: Mapping[str, Any], field: str) -> str | None:
-    return None if fields.get(field) is None else _text(fields, field)
-
-
-def _with_system(prompt: list[Message], fields: Mapping[str, Any], default: str | None) -> tuple[Message, ...]:
+def _with_system(prompt: list[Message], fields: Mapping[str, Any], default: str | None, domain: str) -> tuple[Message, ...]:
     own = fields.get("system")
+    if own is None and not default and not domain:
+        return tuple(prompt)
     if own is not None and not isinstance(own, str):
-        raise _Unusable("wrong-type", "system", f"'system' is {json_type(own)}", "write a string")
+        raise Unusable("wrong-type", "system", f"'system' is {json_type(own)}", "write a string")
     has_turn = any(turn.role == "system" for turn in prompt)
-    if own and has_turn:
-        raise _Unusable("two-systems", "system", "the row has a system turn and a `system` field", "keep one of them")
-    text = own or default
+    if (own or domain) and has_turn:
+        field = "system" if own else "domain"
+        raise Unusable("two-systems", field, f"the row has a system turn and a `{field}` field", "keep one of them")
+    text = "\n\n".join(part for part in (own or default, domain) if part)
     return tuple(prompt) if has_turn or not text else (Message("system", text), *prompt)

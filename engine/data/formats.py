@@ -1,22 +1,23 @@
 """Loads a data file: finds its format, turns every row into an example or a problem, and splits off held-out rows.
 
-Formats: `prompt+answer`, `gsm8k` (question+answer), `messages`, `prompt+completion`. Files: .jsonl. Reading a line is in
-rows.py, the meaning of its fields in examples.py; the names that other rooms use are all importable from here.
+Reading a file is in rows.py, the meaning of a row's fields in examples.py; the names that other rooms use are all importable
+from here.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from engine import methods
 from engine.config import RunConfig
-from engine.data.examples import FORMATS, Kind, check_format, detect, remap, to_example
-from engine.data.rows import BROKEN_FILE, Problem, Row, file_sha256, read_rows
+from engine.data.examples import FORMATS, REFUSED, Kind, check_format, detect, has_fields, remap, require_format, to_example
+from engine.data.rows import BROKEN_FILE, TEXTS, Problem, Row, check_file, file_sha256, part, read_rows
+from engine.data.structure import opening
 from engine.errors import InputError
 from engine.types import Example
 
@@ -27,6 +28,7 @@ __all__ = [
     "Problem",
     "Row",
     "TrainingData",
+    "data_files",
     "detect",
     "detect_file",
     "load",
@@ -35,6 +37,7 @@ __all__ = [
     "remap",
     "scan",
     "split_held_out",
+    "stream",
     "to_example",
 ]  # fmt: skip
 
@@ -59,10 +62,70 @@ def detect_file(path: Path, columns: Mapping[str, str] | None = None) -> str | N
 
     Of equally frequent formats the one that comes first in the file. Raises InputError as read_rows does.
     """
-    rows = (row for row in read_rows(path) if isinstance(row, Row))
+    rows = (row for row in read_rows(path, _texts(columns or {})) if isinstance(row, Row))
     found = Counter(detect(remap(row, columns or {}).fields) for row in islice(rows, _DETECT_ROWS))
     del found[None]
     return found.most_common(1)[0][0] if found else None
+
+
+def stream(
+    path: Path, *, kind: Kind, format: str = "auto", columns: Mapping[str, str] | None = None, system: str | None = None
+) -> tuple[str, Iterator[Example | Problem]]:
+    """The file's format, "unknown" where none fits, and every row as an example or a problem, read as it is asked for.
+
+    InputError for a file that cannot be read and an unknown format; at the end of the rows for a file without any, and for a
+    name in `columns` that no row has.
+    """
+    columns = columns or {}
+    if format != "auto":
+        check_format(format)
+    chosen = (detect_file(path, columns) or "unknown") if format == "auto" else format
+    return chosen, _converted(path, chosen, kind, columns, system, detected=format == "auto")
+
+
+def _converted(
+    path: Path, format: str, kind: Kind, columns: Mapping[str, str], system: str | None, *, detected: bool
+) -> Iterator[Example | Problem]:
+    is_empty = True
+    named: set[str] = set()  # every field name of the file
+    for row in read_rows(path, _texts(columns)):
+        is_empty = False
+        if isinstance(row, Row):
+            if columns:
+                named.update(row.fields)
+            yield _convert(remap(row, columns), format, kind, system, detected=detected)
+        else:
+            yield row
+    if is_empty:
+        raise InputError("the file has no rows, only blank lines", where=str(path), remedy="give at least one row")
+    for ours, theirs in columns.items():
+        if named and theirs not in named:
+            remedy = f"the file has: {', '.join(sorted(named))}"
+            raise InputError(f"no row has the field {theirs!r}", where=f"{path}: columns.{ours}", remedy=remedy)
+
+
+def _convert(row: Row, format: str, kind: Kind, system: str | None, *, detected: bool) -> Example | Problem:
+    """to_example, but a row that does not fit the detected format says which one it has instead."""
+    if format in FORMATS and (not detected or has_fields(row.fields, format)):
+        return to_example(row, format, kind, system)
+    own = detect(row.fields)
+    if own in REFUSED:
+        _, reason, remedy = REFUSED[own]
+        return Problem(row.line, "refused-format", "", reason, remedy)
+    if format not in FORMATS:
+        if own is not None:
+            return Problem(row.line, "other-format", "", f"this row is {own}, but most rows are not", "keep one format per file")
+        known = "; ".join("+".join(needed) for needed in FORMATS.values())
+        reason = f"no format is known for the fields: {', '.join(row.fields) or 'none'}"
+        return Problem(row.line, "no-format", "", reason, f"set columns so that they become one of: {known}")
+    if own is not None:
+        return Problem(row.line, "other-format", "", f"this row is {own}, but most rows are {format}", "keep one format per file")
+    return to_example(row, format, kind, system)  # says which field is missing
+
+
+def _texts(columns: Mapping[str, str]) -> frozenset[str]:
+    """Names, in the file, of the fields that hold text in every format."""
+    return frozenset(columns.get(name, name) for name in TEXTS)
 
 
 def scan(
@@ -72,30 +135,15 @@ def scan(
 
     InputError for a file that cannot be read or has no rows, an unknown format, and a name in `columns` that no row has.
     """
-    columns = columns or {}
-    if format != "auto":
-        check_format(format)
-    chosen = (detect_file(path, columns) or "unknown") if format == "auto" else format
+    path = check_file(path)
+    chosen, results = stream(path, kind=kind, format=format, columns=columns, system=system)
     examples: list[Example] = []
     problems: list[Problem] = []
-    named: set[str] = set()  # every field name of the file
-    for row in read_rows(path):
-        result: Example | Problem
-        if isinstance(row, Row):
-            named.update(row.fields)
-            result = _convert(remap(row, columns), chosen, kind, system, detected=format == "auto")
-        else:
-            result = row
+    for result in results:
         if isinstance(result, Example):
             examples.append(result)
         else:
             problems.append(result)
-    if not examples and not problems:
-        raise InputError("the file has only blank lines", where=str(path), remedy="give at least one row")
-    for ours, theirs in columns.items():
-        if named and theirs not in named:
-            remedy = f"the file has: {', '.join(sorted(named))}"
-            raise InputError(f"no row has the field {theirs!r}", where=f"{path}: columns.{ours}", remedy=remedy)
     return DataSet(path, chosen, tuple(examples), tuple(problems), file_sha256(path), len(examples) + len(problems))
 
 
@@ -116,27 +164,14 @@ def load(
     return data
 
 
-def _convert(row: Row, format: str, kind: Kind, system: str | None, *, detected: bool) -> Example | Problem:
-    """to_example, but a row that does not fit the detected format says which one it has instead."""
-    own = detect(row.fields)
-    if format == "unknown":
-        known = "; ".join("+".join(needed) for needed in FORMATS.values())
-        reason = f"no format is known for the fields: {', '.join(row.fields) or 'none'}"
-        return Problem(row.line, "no-format", "", reason, f"set columns so that they become one of: {known}")
-    fits = all(row.fields.get(field) is not None for field in FORMATS[format])
-    if detected and own is not None and not fits:
-        return Problem(row.line, "other-format", "", f"this row is {own}, but most rows are {format}", "keep one format per file")
-    return to_example(row, format, kind, system)
-
-
 def split_held_out(
     examples: Sequence[Example], valid_examples: Sequence[Example] | None, rows: int, seed: int
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """(train, held_out), both in file order; the same arguments give the same split everywhere.
 
     With a valid file: all examples, and at most `rows` of the valid ones. Without: at most `rows` and at most a fifth of
-    the data is held out, but at least one row of two or more. Rows with the same prompt stay on one side, unless every
-    set of equal prompts is larger than the part to hold out.
+    the data is held out, but at least one row of two or more. Rows with the same prompt (chats: the same opening) stay on
+    one side, unless every set of equal prompts is larger than the part to hold out.
     """
     if valid_examples is not None:
         kept = sorted(_shuffled(range(len(valid_examples)), seed)[:rows])
@@ -146,7 +181,7 @@ def split_held_out(
     limit = max(1, min(rows, len(examples) // 5))
     same_prompt: dict[object, list[int]] = {}
     for index, example in enumerate(examples):
-        same_prompt.setdefault(example.messages, []).append(index)
+        same_prompt.setdefault(opening(example), []).append(index)
     groups = {indices[0]: indices for indices in same_prompt.values()}
     held: set[int] = set()
     for first in _shuffled(groups, seed):
@@ -168,22 +203,37 @@ class TrainingData:
 
 
 def load_training_data(config: RunConfig) -> TrainingData:
-    """The data of a run. Raises InputError for a file that cannot be used, or where nothing is left to hold out."""
+    """The data of a run. Raises InputError for a file that cannot be used, or where nothing is left to hold out.
+
+    `data.train` may be a folder: then its train file is used, and, where data.valid is null, its valid file if there is one.
+    """
     method, data = methods.method(config.method), config.data
+    train_path, valid_path = data_files(Path(data.train), None if data.valid is None else Path(data.valid))
     files = tuple(
-        load(Path(path), kind=method.kind, format=data.format, columns=data.columns, system=data.system)
-        for path in (data.train, data.valid)
+        load(path, kind=method.kind, format=data.format, columns=data.columns, system=data.system)
+        for path in (train_path, valid_path)
         if path is not None
     )
     for file in files:
-        if file.format not in method.formats:
-            remedy = f"it uses: {', '.join(method.formats)}"
-            raise InputError(f"{method.id} cannot use {file.format} rows", where=str(file.path), remedy=remedy)
+        require_format(method, file.format, str(file.path))
     valid = files[1].examples if len(files) > 1 else None
     train, held_out = split_held_out(files[0].examples, valid, config.run.eval_rows, config.run.seed)
     if not held_out:
         raise InputError("one row leaves nothing to hold out", where=data.train, remedy="add rows, or give data.valid")
     return TrainingData(files, train, held_out)
+
+
+def data_files(train: Path, valid: Path | None) -> tuple[Path, Path | None]:
+    """The files that `data.train` and `data.valid` stand for, where either may be a folder. Raises InputError."""
+    if valid is None:
+        return check_file(train), part(train, "valid") if train.is_dir() else None
+    if valid.is_dir():
+        found = part(valid, "valid")
+        if found is None:
+            remedy = "name a file in it, or give it a valid file such as valid.jsonl"
+            raise InputError("is a folder without a valid file", where=str(valid), remedy=remedy)
+        valid = found
+    return check_file(train), check_file(valid)
 
 
 def _shuffled(indices: range | Mapping[int, object], seed: int) -> list[int]:

@@ -21,6 +21,17 @@ from tokenizers import Tokenizer
 from engine.errors import InputError
 from engine.types import Message
 
+# What a template raises on turns that it was not written for: its own refusals, and plain mistakes such as an index too far.
+REFUSALS = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
+# Tokens around a model's thinking: mlx_lm asks templates of models that have them for thinking, and others for none.
+_THINKING = (
+    ("<think>", "</think>"),
+    ("<longcat_think>", "</longcat_think>"),
+    ("<|think:start|>", "<|think:end|>"),
+    ("<|channel>", "<channel|>"),
+    ("<|open|>", "<|close|>"),
+)
+
 
 class ChatTokenizer:
     """Tokenizer and chat template of a model folder.
@@ -37,6 +48,10 @@ class ChatTokenizer:
         self._special = _special_tokens({**_read_json(folder / "special_tokens_map.json"), **config})
         source = _template_source(folder, config)
         self._template = None if source is None else _compile(source, folder)
+        token_id = self._tokenizer.token_to_id
+        self._thinks = any(token_id(start) is not None and token_id(end) is not None for start, end in _THINKING)
+        self.eos_id: int | None = token_id(self._special["eos_token"]) if "eos_token" in self._special else None
+        self.stop_ids = _stop_ids(folder) | ({self.eos_id} if self.eos_id is not None else set())
 
     @property
     def has_template(self) -> bool:
@@ -46,22 +61,23 @@ class ChatTokenizer:
     def render(self, messages: Sequence[Message], add_generation_prompt: bool, **variables: Any) -> str:
         """The chat as text, ending in the assistant's header where `add_generation_prompt`.
 
-        `variables` are further names that the template may ask for, such as enable_thinking. InputError where the
-        template refuses the chat (some allow no system turn).
+        `variables` are further names that the template may ask for; enable_thinking is what mlx_lm says unless it is given.
+        InputError where the template refuses the chat (some allow no system turn).
         """
         if self._template is None:
             return "".join(message.content for message in messages)
         turns = [{"role": message.role, "content": message.content} for message in messages]
-        names = {**self._special, **variables, "add_generation_prompt": add_generation_prompt, "tools": None, "documents": None}
+        names = {**self._special, "enable_thinking": self._thinks, **variables, "tools": None, "documents": None}
         try:
-            return self._template.render(messages=turns, **names)
-        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+            return self._template.render(messages=turns, add_generation_prompt=add_generation_prompt, **names)
+        except REFUSALS as error:
             what = f"the chat template refuses the messages: {error}"
             raise InputError(what, where=str(self.folder), remedy="change the turns to what the model allows") from error
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of `text`; special tokens that are written in it are recognised, none are added."""
-        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Token ids of `text`; special tokens that are written in it are recognised. `special`: those that the tokenizer puts
+        around a text by itself are added."""
+        return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
 
 
 def _read_tokenizer(folder: Path) -> Tokenizer:
@@ -98,6 +114,13 @@ def _special_tokens(config: dict[str, Any]) -> dict[str, str]:
         if name.endswith("_token") and isinstance(text, str):
             tokens[name] = text
     return tokens
+
+
+def _stop_ids(folder: Path) -> frozenset[int]:
+    """The model's own stop tokens: those of generation_config.json, else of config.json, as mlx_lm reads them."""
+    generation, model = (_read_json(folder / name).get("eos_token_id") for name in ("generation_config.json", "config.json"))
+    found = generation or model
+    return frozenset(found if isinstance(found, list) else [] if found is None else [found])
 
 
 def _template_source(folder: Path, config: dict[str, Any]) -> str | None:

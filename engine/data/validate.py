@@ -1,67 +1,49 @@
-"""What a data file holds for a method, without loading a model: usable rows, problems, lengths in tokens, duplicates."""
+"""What a data file holds for a method, without loading a model: usable rows, problems, lengths in tokens, repeats, overlap.
+
+Every row is read, and the structure is that of every row. Rendering, encoding and scoring are done on all rows of a small file
+and on a sample of a large one, and the report says so. Lengths are those of the rows that a run makes. For supervised training
+that is engine/data/targets.py: a row is a whole chat, its `prompt` everything before the first target, its `completion`
+everything from there on, masked text between replies included.
+"""
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
 
 from engine import methods
-from engine.data.formats import scan
-from engine.data.rows import BROKEN_FILE, Problem
+from engine.data.examples import Kind, require_format
+from engine.data.formats import stream
+from engine.data.measure import Lengths, Scorer, dry_run, require_one_within, template_trouble
+from engine.data.report import (
+    DataReport,
+    Groups,
+    ProblemGroup,
+    TokenLengths,
+    Verdict,
+    grouped,
+    token_lengths,
+)
+from engine.data.rows import check_file, part
+from engine.data.structure import Sample, Structure, duplicate_lines, keys
+from engine.data.targets import Targets
 from engine.data.template import ChatTokenizer
-from engine.errors import InputError
 from engine.types import Example
 
-Verdict = Literal["ready", "ready with warnings", "unusable"]
+__all__ = [
+    "DataReport",
+    "ProblemGroup",
+    "Scorer",
+    "TokenLengths",
+    "Verdict",
+    "duplicate_lines",
+    "grouped",
+    "require_one_within",
+    "token_lengths",
+    "validate",
+]
 
-
-@dataclass(frozen=True, slots=True)
-class ProblemGroup:
-    """Rows that cannot be used for the same kind of reason; reason and remedy are the first row's."""
-
-    kind: str
-    count: int
-    lines: tuple[int, ...]  # all of them, ascending
-    field: str
-    reason: str
-    remedy: str
-
-
-@dataclass(frozen=True, slots=True)
-class TokenLengths:
-    """Lengths in tokens of the usable rows' prompts or completions."""
-
-    min: int
-    median: float
-    p95: int  # the smallest length that at least 95% of the rows do not exceed
-    max: int
-    limit: int
-    over_limit: int  # rows longer than limit
-
-
-@dataclass(frozen=True, slots=True)
-class DataReport:
-    """What validate found. "unusable": training could not start; "ready with warnings": it could, but see what is listed."""
-
-    path: str
-    method: str
-    format: str
-    rows: int
-    usable: int
-    problems: tuple[ProblemGroup, ...]  # most frequent first
-    prompt_tokens: TokenLengths | None  # None without a tokenizer
-    completion_tokens: TokenLengths | None  # None without a tokenizer and for reward methods, which sample their completions
-    duplicates: int  # rows that repeat an earlier one's prompt, completion and answer
-    duplicate_lines: tuple[int, ...]  # all of them, ascending
-    verdict: Verdict
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values by name, for `--json`."""
-        return asdict(self)
+_SCORED_AT_ONCE = 256
 
 
 def validate(
@@ -74,127 +56,144 @@ def validate(
     tokenizer: Path | None = None,
     max_prompt_tokens: int = 512,
     max_completion_tokens: int = 512,
+    targets: Targets = "assistant",
+    valid: Path | None = None,
+    scorer: Scorer | None = None,
+    full: bool = False,
+    seed: int = 0,
 ) -> DataReport:
-    """Check every row of `path` for the method. With `tokenizer`, a model folder, lengths are measured as well.
+    """Check every row of `path`, a file or a folder's train file, for the method.
 
-    A completion's length includes the token that ends it. Prompts that the chat template refuses are problems. InputError
-    for an unknown method, a format that the method cannot use, and whatever makes the file unreadable as a whole; a
-    damaged line is a problem and makes the file unusable.
+    With `tokenizer`, a model folder, lengths are measured as well; with `valid`, the held-out file (a folder's own is found),
+    prompts that are in both are warned of; with `scorer`, rows whose own answer does not get full marks. The last and the
+    first of these take all rows up to 2,000, then as many drawn by `seed` and the 100 longest, unless `full`.
+    A completion's length includes the token that ends it; of a chat with several targets it is all that follows the first
+    target's beginning, and with `targets` "all" the prompt is one token. Chats that the chat template refuses are problems.
+    InputError for an unknown method, a format that the method cannot use, and whatever makes the file unreadable as a whole;
+    a damaged line is a problem and makes the file unusable.
     """
     method = methods.method(method_id)
-    data = scan(path, kind=method.kind, format=format, columns=columns, system=system)
-    if data.format != "unknown" and data.format not in method.formats:
-        remedy = f"it uses: {', '.join(method.formats)}"
-        raise InputError(f"{method_id} cannot use {data.format} rows", where=str(path), remedy=remedy)
-    usable: Sequence[Example] = data.examples
-    problems = list(data.problems)
-    prompt_tokens = completion_tokens = None
-    if tokenizer is not None:
-        reader = ChatTokenizer(tokenizer)
-        lengths, refused = _prompt_lengths(data.examples, reader)
-        usable = [example for example, _ in lengths]
-        problems += refused
-        prompt_tokens = token_lengths((length for _, length in lengths), max_prompt_tokens)
-        if method.kind == "sft":
-            texts = [example.completion for example in usable if example.completion is not None]
-            completion_tokens = token_lengths((len(reader.encode(text)) + 1 for text in texts), max_completion_tokens)
-    duplicates = duplicate_lines(usable)
-    over = sum(lengths.over_limit for lengths in (prompt_tokens, completion_tokens) if lengths is not None)
-    all_too_long = prompt_tokens is not None and prompt_tokens.over_limit == len(usable)
+    file = check_file(path)
+    if valid is None and path.is_dir():
+        valid = part(path, "valid")
+    chosen, results = stream(file, kind=method.kind, format=format, columns=columns, system=system)
+    require_format(method, chosen, str(file))
+    structure = Structure(_prompt_keys(valid, method.kind, format, columns, system))
+    closer = _Closer(tokenizer, targets if method.kind == "sft" else None, scorer, full, seed)
+    problems = Groups()
+    for result in results:
+        if isinstance(result, Example):
+            structure.add(result)
+            closer.add(result)
+        else:
+            problems.add(result)
+    rows = structure.count + len(problems)
+    closer.finish(problems, structure.warnings)
+    one_sided = structure.one_sided() if method.kind == "rl" else None
+    if one_sided is not None:
+        structure.warnings.add(one_sided)
+
+    usable = rows - len(problems)
+    lengths = closer.lengths
+    prompt_tokens = None if lengths is None else lengths.prompts(max_prompt_tokens)
+    completion_tokens = None if lengths is None else lengths.completions(max_completion_tokens)
+    warnings = (*closer.template_trouble(usable), *structure.warnings.groups())
+    over = sum(found.over_limit for found in (prompt_tokens, completion_tokens) if found is not None)
+    all_too_long = lengths is not None and prompt_tokens is not None and prompt_tokens.over_limit == lengths.training_rows
     verdict: Verdict = "ready"
-    if not usable or all_too_long or any(problem.kind in BROKEN_FILE for problem in problems):
+    if not usable or all_too_long or problems.is_broken:
         verdict = "unusable"
-    elif problems or duplicates or over:
+    elif len(problems) or structure.duplicate_lines or over or warnings:
         verdict = "ready with warnings"
     return DataReport(
-        path=str(path),
+        path=str(file),
         method=method_id,
-        format=data.format,
-        rows=data.rows,
-        usable=len(usable),
-        problems=grouped(problems),
+        format=chosen,
+        rows=rows,
+        usable=usable,
+        problems=problems.groups(),
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
-        duplicates=len(duplicates),
-        duplicate_lines=tuple(duplicates),
+        duplicates=len(structure.duplicate_lines),
+        duplicate_lines=tuple(structure.duplicate_lines),
         verdict=verdict,
+        training_rows=None if lengths is None else lengths.training_rows,
+        split_chats=0 if lengths is None else lengths.split_chats,
+        warnings=warnings,
+        sampled=closer.sampled,
+        labels=structure.labels() if method.kind == "rl" else (),
     )
 
 
-def grouped(problems: Sequence[Problem]) -> tuple[ProblemGroup, ...]:
-    """Problems by kind and field, most frequent first, then in file order."""
-    groups: dict[tuple[str, str], list[Problem]] = {}
-    for problem in sorted(problems, key=lambda problem: problem.line):
-        groups.setdefault((problem.kind, problem.field), []).append(problem)
-    return tuple(
-        ProblemGroup(kind, len(found), tuple(problem.line for problem in found), field, found[0].reason, found[0].remedy)
-        for (kind, field), found in sorted(groups.items(), key=lambda item: -len(item[1]))
-    )
+class _Closer:
+    """The costly look: at every example as it comes, or at the end at a sample of them."""
 
+    def __init__(self, folder: Path | None, targets: Targets | None, scorer: Scorer | None, full: bool, seed: int) -> None:
+        self._tokenizer = None if folder is None else ChatTokenizer(folder)
+        self.lengths = None if self._tokenizer is None else Lengths(self._tokenizer, targets)
+        self.sampled: int | None = None
+        self._scorer = scorer
+        self._scored = Groups()
+        self._waiting: list[Example] = []
+        self._taken: Example | None = None  # the first that the template takes
+        self._count = 0
+        is_idle = folder is None and scorer is None
+        self._sample = None if full or is_idle else Sample(seed=seed)
+        self._is_idle = is_idle
 
-def require_one_within(
-    examples: Sequence[Example],
-    tokenizer: ChatTokenizer,
-    *,
-    max_prompt_tokens: int,
-    max_completion_tokens: int | None,
-    where: str,
-) -> None:
-    """InputError unless some example is within the limits, measured as in validate; reads no further than the first that is.
-
-    `max_completion_tokens` None: the completions are sampled, not given.
-    """
-    refusal: InputError | None = None
-    shortest: int | None = None
-    for example in examples:
-        try:
-            prompt = len(tokenizer.encode(tokenizer.render(example.messages, add_generation_prompt=True)))
-        except InputError as error:
-            refusal = refusal or error
-            continue
-        shortest = prompt if shortest is None else min(shortest, prompt)
-        if prompt > max_prompt_tokens:
-            continue
-        if max_completion_tokens is None or len(tokenizer.encode(example.completion or "")) < max_completion_tokens:
+    def add(self, example: Example) -> None:
+        """One more example."""
+        if self._is_idle:
             return
-    if shortest is None and refusal is not None:
-        raise InputError(f"none of its {len(examples)} prompts can be used: {refusal.what}", where=where, remedy=refusal.remedy)
-    what = f"none of its {len(examples)} rows is within the token limits; the shortest prompt has {shortest} tokens"
-    limit = "max_prompt_tokens" if max_completion_tokens is None else "max_prompt_tokens and max_completion_tokens"
-    raise InputError(what, where=where, remedy=f"raise {limit} in sampling")
-
-
-def token_lengths(lengths: Iterable[int], limit: int) -> TokenLengths | None:
-    """The distribution of `lengths`; None where there are none."""
-    ordered = sorted(lengths)
-    if not ordered:
-        return None
-    p95 = ordered[math.ceil(0.95 * len(ordered)) - 1]
-    over = sum(length > limit for length in ordered)
-    return TokenLengths(ordered[0], statistics.median(ordered), p95, ordered[-1], limit, over)
-
-
-def duplicate_lines(examples: Sequence[Example]) -> list[int]:
-    """Lines of the examples that repeat an earlier one's prompt, completion and answer."""
-    seen: set[object] = set()
-    lines = []
-    for example in examples:
-        key = (example.messages, example.completion, example.answer)
-        if key in seen:
-            lines.append(example.line)
-        seen.add(key)
-    return lines
-
-
-def _prompt_lengths(examples: Sequence[Example], tokenizer: ChatTokenizer) -> tuple[list[tuple[Example, int]], list[Problem]]:
-    """Each example with the tokens of its prompt, and a Problem for each that the chat template refuses."""
-    lengths: list[tuple[Example, int]] = []
-    refused: list[Problem] = []
-    for example in examples:
-        try:
-            text = tokenizer.render(example.messages, add_generation_prompt=True)
-        except InputError as error:
-            refused.append(Problem(example.line, "refused-by-template", "", error.what, error.remedy))
+        self._count += 1
+        if self._sample is None:
+            self._look(example, by_chance=True)
         else:
-            lengths.append((example, len(tokenizer.encode(text))))
-    return lengths, refused
+            self._sample.add(example)
+
+    def finish(self, problems: Groups, warnings: Groups) -> None:
+        """Look at what is left; put what the template refuses among the problems, low scores among the warnings."""
+        if self._sample is not None:
+            drawn, longest = self._sample.taken()
+            for example in drawn:
+                self._look(example, by_chance=True)
+            for example in longest:
+                self._look(example, by_chance=False)
+            if len(drawn) + len(longest) < self._count:
+                self.sampled = len(drawn) + len(longest)
+        self._score()
+        if self.lengths is not None:
+            problems.update(self.lengths.refused)
+        warnings.update(self._scored)
+
+    def template_trouble(self, rows: int) -> list[ProblemGroup]:
+        """What the model's chat template lacks."""
+        if self._tokenizer is None or self._taken is None:
+            return []
+        return template_trouble(self._tokenizer, self._taken, rows)
+
+    def _look(self, example: Example, *, by_chance: bool) -> None:
+        if self.lengths is not None:
+            if not self.lengths.add(example, by_chance):
+                return
+            self._taken = self._taken or example
+        if self._scorer is not None:
+            self._waiting.append(example)
+            if len(self._waiting) >= _SCORED_AT_ONCE:
+                self._score()
+
+    def _score(self) -> None:
+        if self._scorer is not None:
+            for problem in dry_run(self._waiting, self._scorer):
+                self._scored.add(problem)
+            self._waiting.clear()
+
+
+def _prompt_keys(
+    valid: Path | None, kind: Kind, format: str, columns: Mapping[str, str] | None, system: str | None
+) -> frozenset[bytes]:
+    """Hashes of the held-out file's prompts."""
+    if valid is None:
+        return frozenset()
+    _, results = stream(check_file(valid), kind=kind, format=format, columns=columns, system=system)
+    return frozenset(keys(result)[0] for result in results if isinstance(result, Example))

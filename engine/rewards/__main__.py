@@ -1,11 +1,16 @@
 """The child end of RewardProcess: `python -P -m engine.rewards`, JSON lines in on stdin, JSON lines out on stdout.
 
-    {"op": "load", "rewards": [{"name", "file"}], "limit": seconds}
+    {"op": "load", "rewards": [{"name", "file", "steps": separator or null}], "limit": seconds}
         -> {"op": "ready", "columns": {name: [needed]}} or {"op": "error", "error", "where", "remedy"}
     {"op": "batch", "prompts": [...], "completions": [...], "columns": {name: [...]}}
         no reply
     {"op": "call", "reward": index, "limit": seconds}
-        -> {"op": "result", "seconds", "values": [...], "bad": [[row, why]]} or {"op": "result", "seconds", "error", "traceback"}
+        -> {"op": "result", "seconds", "values": [...], "bad": [[row, why, detail]]}
+           or {"op": "result", "seconds", "error", "traceback"}
+
+A value is a number or null; of a reward with `steps` (a process reward) it is a list of them, one for each step of
+split_steps(completion, separator), or null. A row in `bad` has the value null; `why` is the same text for all rows with
+the same fault, `detail` says what is this row's own and may be empty.
 
 User code can neither read the requests nor write into the replies: both pipes are moved away from descriptors 0 and 1.
 The process ends when its stdin does, even in the midst of user code, and its process group with it: the programs that user
@@ -31,14 +36,26 @@ from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NoReturn, cast
+from typing import Any, NamedTuple, NoReturn, cast
 
 from engine.errors import InputError
 from engine.rewards.registry import Reward, arguments, needed_columns, resolve
+from engine.rewards.steps import split_steps
 
 _GRACE_SECONDS = 1.0  # the parent kills at the limit; this is for a child whose parent is gone
 _MESSAGE_CHARACTERS = 2_000
 _TRACEBACK_CHARACTERS = 20_000
+_NUMBERS = "float, int, bool or None"
+
+
+class _Loaded(NamedTuple):
+    name: str
+    reward: Reward
+    separator: str | None  # of reasoning steps; None: one value for the completion
+
+    def needs(self) -> list[str]:
+        """Columns of the data that it cannot be called without."""
+        return [name for name in needed_columns(self.reward) if name != "steps" or self.separator is None]
 
 
 def main() -> NoReturn:
@@ -46,7 +63,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's affair
     inbox: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_read_requests, args=(requests, inbox), daemon=True).start()
-    rewards: list[tuple[str, Reward]] = []
+    rewards: list[_Loaded] = []
     batch = b""
     while True:
         line = inbox.get()
@@ -58,9 +75,8 @@ def main() -> NoReturn:
                 rewards, reply = _load(request["rewards"])
             _send(replies, reply)
         else:
-            name, reward = rewards[request["reward"]]
             with _limited(request["limit"]):
-                reply = _call(name, reward, json.loads(batch))
+                reply = _call(rewards[request["reward"]], json.loads(batch))
             _send(replies, reply)
 
 
@@ -108,41 +124,57 @@ def _limited(seconds: float) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _load(specs: list[dict[str, Any]]) -> tuple[list[tuple[str, Reward]], dict[str, Any]]:
+def _load(specs: list[dict[str, Any]]) -> tuple[list[_Loaded], dict[str, Any]]:
     try:
-        rewards = [(spec["name"], resolve(spec["name"], Path(spec["file"]) if spec["file"] else None)) for spec in specs]
+        rewards = [_loaded(spec["name"], spec["file"], spec["steps"]) for spec in specs]
     except InputError as error:
         return [], {"op": "error", **error.as_dict()}
-    return rewards, {"op": "ready", "columns": {name: needed_columns(reward) for name, reward in rewards}}
+    return rewards, {"op": "ready", "columns": {loaded.name: loaded.needs() for loaded in rewards}}
 
 
-def _call(name: str, reward: Reward, batch: dict[str, Any]) -> dict[str, Any]:
-    """One call's values; `error` and `traceback` where it failed as a whole, `bad` the rows whose value is no number."""
+def _loaded(name: str, file: str | None, separator: str | None) -> _Loaded:
+    reward = resolve(name, Path(file) if file else None)
+    if separator is not None and not file:
+        what = f"the built-in reward {name!r} gives one value for a completion, none for its steps"
+        raise InputError(what, where="rewards", remedy="remove its `steps` key, or give `file` for a function of your own")
+    return _Loaded(name, reward, separator)
+
+
+def _call(loaded: _Loaded, batch: dict[str, Any]) -> dict[str, Any]:
+    """One call's values; `error` and `traceback` where it failed as a whole, `bad` the rows whose value cannot be used."""
     started = time.monotonic()
-    completions = batch["completions"]
+    name, reward, separator = loaded
+    completions, columns = batch["completions"], batch["columns"]
+    count = len(completions)  # before the call, which may change the list
+    step_counts: list[int] = []
     try:
-        missing = [column for column in needed_columns(reward) if column not in batch["columns"]]
+        if separator is not None:
+            steps = [[step.text for step in split_steps(text, separator)] for text in completions]
+            step_counts = [len(texts) for texts in steps]
+            columns = {"steps": steps, **columns}  # a column of the data is never hidden
+        missing = [column for column in loaded.needs() if column not in columns]
         if missing:
             raise LookupError(f"{name} needs the column {', '.join(missing)}, which the data does not have")
-        returned: Any = reward(**arguments(reward, batch["prompts"], completions, batch["columns"]))
+        returned: Any = reward(**arguments(reward, batch["prompts"], completions, columns))
         if inspect.isawaitable(returned):
             returned = asyncio.run(_wait(returned))
         if not isinstance(returned, list | tuple):
             raise TypeError(f"{name} returned {type(returned).__name__}, not a list with one value per completion")
-        if len(returned) != len(completions):
-            raise ValueError(f"{name} returned {len(returned)} values for {len(completions)} completions")
+        returned = list(returned)
+        if len(returned) != count:
+            raise ValueError(f"{name} returned {len(returned)} values for {count} completions")
     except BaseException as error:  # noqa: BLE001  # user code may raise anything, even SystemExit: the call failed
         frames = error.__traceback__.tb_next if error.__traceback__ else None
         text = "".join(traceback.format_exception(type(error), error, frames))
         why = f"{type(error).__name__}: {error}"[:_MESSAGE_CHARACTERS]
         return {"op": "result", "error": why, "traceback": text[-_TRACEBACK_CHARACTERS:], "seconds": time.monotonic() - started}
-    values: list[float | None] = []
-    bad: list[tuple[int, str]] = []
+    values: list[float | list[float | None] | None] = []
+    bad: list[tuple[int, str, str]] = []
     for row, value in enumerate(returned):
-        number, why_bad = _number(value)
-        values.append(number)
+        usable, why_bad, detail = (*_number(value), "") if separator is None else _step_values(row, value, step_counts[row])
+        values.append(usable)
         if why_bad:
-            bad.append((row, why_bad))
+            bad.append((row, why_bad, detail))
     return {"op": "result", "values": values, "bad": bad, "seconds": time.monotonic() - started}
 
 
@@ -155,12 +187,35 @@ def _number(value: Any) -> tuple[float | None, str]:
     if value is None:
         return None, ""
     if not isinstance(value, int | float):  # bool is an int
-        return None, f"{type(value).__name__} is not a number: return float, int, bool or None"
+        remedy = ", or set the reward's `steps` key where its values are for steps" if isinstance(value, list | tuple) else ""
+        return None, f"{type(value).__name__} is not a number: return {_NUMBERS}{remedy}"
     try:
         number = float(value)
     except OverflowError:
         number = math.inf
     return (number, "") if math.isfinite(number) else (None, f"{number} is not a usable reward")
+
+
+def _step_values(row: int, value: Any, count: int) -> tuple[list[float | None] | None, str, str]:
+    """(values of the completion's `count` steps, why they cannot be used, what of it is this row's own)."""
+    if value is None:
+        return None, "", ""
+    if not isinstance(value, list | tuple):
+        return None, f"{type(value).__name__} is not a list: return one value per step, {_NUMBERS}", f"value [{row}]"
+    items = list(value)
+    if len(items) != count:
+        return None, "not one value per step", f"completion [{row}] has {count} steps and got {len(items)} values"
+    numbers: list[float | None] = []
+    for index, item in enumerate(items):
+        if isinstance(item, list | tuple):  # _number would speak of a `steps` key that is there
+            return None, f"{type(item).__name__} is not a number: a step's value is {_NUMBERS}", f"value [{row}][{index}]"
+        number, why_bad = _number(item)
+        if why_bad:
+            return None, why_bad, f"value [{row}][{index}]"
+        numbers.append(number)
+    if not math.isfinite(sum(number for number in numbers if number is not None)):
+        return None, "the sum of its steps' values is not finite", f"value [{row}]"
+    return numbers, "", ""
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Finds the answer in a completion and compares it with a reference, as text or as a number.
 
-Left out: algebra, units, mixed numbers (1 3/4) and numbers in words. A user's own reward function can judge those.
+Left out: algebra (mathematics.py), units, mixed numbers (1 3/4) and numbers in words.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ _NUMBER = re.compile(
          (?:\s*/\s*(?P<denominator>{_DIGITS}))?""",
     re.VERBOSE,
 )
+_BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_INTEGER = re.compile(r"[-+]?(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)")
 _MAX_CHARACTERS = 1000  # a longer number is no answer, and Python refuses to convert thousands of digits
 
 
@@ -38,23 +40,52 @@ def same_text(completion: str, reference: str) -> bool:
     return normalise(extract_answer(completion)) == normalise(extract_answer(reference))
 
 
+def boxed(text: str) -> list[str]:
+    """What each \\boxed{...} of `text` holds, in order, stripped; an unclosed one is left out."""
+    found = []
+    for match in _BOXED.finditer(text):
+        depth, end = 1, match.end()
+        while end < len(text) and depth and end - match.end() <= _MAX_CHARACTERS:
+            depth += {"{": 1, "}": -1}.get(text[end], 0)
+            end += 1
+        if not depth:
+            found.append(text[match.end() : end - 1].strip())
+    return found
+
+
+def is_integer(text: str) -> bool:
+    """Whether `text` is an integer in the digits 0 to 9 and nothing else: -12, +7, 1,000."""
+    return _INTEGER.fullmatch(text) is not None
+
+
 def last_number(text: str) -> Fraction | None:
     """The exact value of the last number in `text`: -1,234.5, $3, 3/4, \\frac{3}{4}, 2e-3; None where there is none.
 
     A percent sign is a unit like any other: 50% is 50. A division by zero has no value.
     """
-    plain = _FRAC.sub(r"\1/\2", text.replace("\N{MINUS SIGN}", "-"))
-    found = deque(_NUMBER.finditer(plain), maxlen=1)
-    if not found or len(found[0][0]) > _MAX_CHARACTERS:
+    found = deque(_NUMBER.finditer(_plain(text)), maxlen=1)
+    return _value(found[0]) if found else None
+
+
+def numbers(text: str) -> list[Fraction]:
+    """The values of all numbers in `text`, in order, read as last_number reads one; those without a value are left out."""
+    return [value for match in _NUMBER.finditer(_plain(text)) if (value := _value(match)) is not None]
+
+
+def _plain(text: str) -> str:
+    return _FRAC.sub(r"\1/\2", text.replace("\N{MINUS SIGN}", "-"))
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    if len(match[0]) > _MAX_CHARACTERS:
         return None
-    last = found[0]
-    value = Fraction(last["number"].replace(",", ""))
-    if last["denominator"]:
-        denominator = Fraction(last["denominator"].replace(",", ""))
+    value = Fraction(match["number"].replace(",", ""))
+    if match["denominator"]:
+        denominator = Fraction(match["denominator"].replace(",", ""))
         if denominator == 0:
             return None
         value /= denominator
-    return -value if last["sign"] == "-" else value
+    return -value if match["sign"] == "-" else value
 
 
 def same_number(completion: str, reference: str) -> bool | None:

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 
 def combine(
     parts: Sequence[Mapping[str, float | None]], failed: Sequence[bool], weights: Mapping[str, float]
 ) -> list[float | None]:
-    """total[i] = sum of weights[name] * parts[i][name] over the parts that are not None.
+    """total[i] = sum of weights[name] * parts[i][name] over the parts that are not None: the reward as it is shown.
 
     A part that is None does not apply and is left out; where no part applies, and for a completion that failed, the
-    total is None: such a completion is excluded from baseline and update, which a made-up 0 would distort.
+    total is None: such a completion is excluded from baseline and update, which a made-up 0 would distort. A process
+    reward's part is the mean of its steps' values.
+    """
+    return outcomes(parts, failed, weights, ())
+
+
+def outcomes(
+    parts: Sequence[Mapping[str, float | None]],
+    failed: Sequence[bool],
+    weights: Mapping[str, float],
+    process: Collection[str],
+) -> list[float | None]:
+    """The same sum without the parts named in `process`, whose values belong to single steps and not to the outcome.
+
+    0.0 where process parts alone apply: the completion counts, by its steps. None where it failed or no part applies.
     """
     totals: list[float | None] = []
     for row, row_failed in zip(parts, failed, strict=True):
-        terms = [weights[name] * value for name, value in row.items() if value is not None]
-        totals.append(sum(terms) if terms and not row_failed else None)
+        applicable = {name: value for name, value in row.items() if value is not None}
+        terms = [weights[name] * value for name, value in applicable.items() if name not in process]
+        totals.append(sum(terms, 0.0) if applicable and not row_failed else None)
     return totals

@@ -20,11 +20,13 @@ from typing import Any, Self
 
 from engine.config import RewardConfig
 from engine.errors import InputError
+from engine.rewards.steps import split_steps
 
 START_SECONDS = 120.0  # importing a user's file may load large libraries
 _CLOSE_SECONDS = 2.0
 _FOREVER_SECONDS = 1.0e6  # a timeout of .inf; no clock call takes that
 _CHUNK_BYTES = 1 << 16
+_DETAILS = 3  # of rows with the same fault, in its message
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +44,10 @@ class RewardError:
 class Scores:
     """What the rewards said of the completions; index i belongs to completions[i]."""
 
-    parts: list[dict[str, float | None]]  # by reward name; None = not applicable or failed
+    # by reward name, a process reward's the mean of its steps' values; None = not applicable or failed
+    parts: list[dict[str, float | None]]
+    # by the name of every process reward: (exclusive end, in characters of the completion, value) of each applicable step
+    steps: list[dict[str, list[tuple[int, float]]]]
     failed: list[bool]  # some reward failed for this completion
     errors: list[RewardError] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)  # by reward name, of the call itself
@@ -114,13 +119,14 @@ class RewardProcess:
         """Every reward's value for every completion. prompts, completions and each column have one entry per completion.
 
         A call that raises, returns the wrong number of values or takes longer than its `timeout` seconds fails for all
-        completions, a NaN, inf or non-number for its own; either is in `errors` and `failed`, and the other rewards'
-        values stand. After a time-out or a crash a new child takes over. InputError where it can no longer be started.
+        completions; a NaN, inf or non-number, and of a process reward anything but one value per step, for its own. Either
+        is in `errors` and `failed`, and the other rewards' values stand. After a time-out or a crash a new child takes
+        over. InputError where it can no longer be started.
         """
         for name, values in {"prompts": prompts, **columns}.items():
             if len(values) != len(completions):
                 raise ValueError(f"{name}: {len(values)} entries for {len(completions)} completions")
-        scores = Scores([{} for _ in completions], [False] * len(completions))
+        scores = Scores([{} for _ in completions], [{} for _ in completions], [False] * len(completions))
         if not completions:
             return scores
         batch = _line({"op": "batch", "prompts": prompts, "completions": completions, "columns": columns})
@@ -140,7 +146,7 @@ class RewardProcess:
             except _Gone:
                 code = self._respawn()
                 reply = {"error": f"its process ended ({_exit(code)})", "seconds": time.monotonic() - started}
-            _record(scores, spec.name, reply)
+            _record(scores, spec, completions, reply)
         return scores
 
     def close(self) -> None:
@@ -161,7 +167,8 @@ class RewardProcess:
         assert self._child.stdin is not None
         os.set_blocking(self._child.stdin.fileno(), False)
         self._ready, self._unread = False, b""
-        load = {"op": "load", "limit": self._start_seconds, "rewards": [{"name": s.name, "file": s.file} for s in self._specs]}
+        rewards = [{"name": spec.name, "file": spec.file, "steps": spec.steps} for spec in self._specs]
+        load = {"op": "load", "limit": self._start_seconds, "rewards": rewards}
         with suppress(_Late, _Gone):  # start, which waits for the answer, finds the same and says why
             self._send(_line(load), time.monotonic() + self._start_seconds)
 
@@ -232,28 +239,50 @@ def check(specs: Sequence[RewardConfig], columns: Collection[str] | None = None)
             if missing:
                 has = ", ".join(sorted(columns or ()))
                 what = f"the reward {name!r} needs the column {missing[0]!r}, which the data does not have"
-                raise InputError(what, where="rewards", remedy=f"rename one with data.columns; the data has: {has or 'none'}")
+                key = "set the reward's `steps` key, or " if missing[0] == "steps" else ""
+                remedy = f"{key}rename one with data.columns; the data has: {has or 'none'}"
+                raise InputError(what, where="rewards", remedy=remedy)
 
 
-def _record(scores: Scores, name: str, reply: dict[str, Any]) -> None:
+def _record(scores: Scores, spec: RewardConfig, completions: Sequence[str], reply: dict[str, Any]) -> None:
     """Enter one reward's reply into `scores`."""
-    rows = len(scores.parts)
+    rows = len(completions)
+    name = spec.name
     scores.seconds[name] = reply["seconds"]
     if "error" in reply:
-        failures = {reply["error"]: list(range(rows))}
-        values: list[float | None] = [None] * rows
+        failures = {reply["error"]: [(row, "") for row in range(rows)]}
+        values: list[Any] = [None] * rows
     else:
         values = reply["values"]
         failures = {}
-        for row, why in reply["bad"]:
-            failures.setdefault(why, []).append(row)
-    for part, value in zip(scores.parts, values, strict=True):
-        part[name] = value
+        for row, why, detail in reply["bad"]:
+            failures.setdefault(why, []).append((row, detail))
+    for row, value in enumerate(values):
+        if spec.steps is None:
+            scores.parts[row][name] = value
+            continue
+        scored = [] if value is None else _by_end(completions[row], spec.steps, value)
+        scores.steps[row][name] = scored
+        scores.parts[row][name] = sum(number for _, number in scored) / len(scored) if scored else None
     failed = sum(map(len, failures.values()))
-    for message, failed_rows in failures.items():
-        scores.errors.append(RewardError(name, tuple(failed_rows), message, reply.get("traceback", ""), all_rows=failed == rows))
+    for why, found in failures.items():
+        failed_rows = tuple(row for row, _ in found)
+        message = _message(why, [detail for _, detail in found if detail])
+        scores.errors.append(RewardError(name, failed_rows, message, reply.get("traceback", ""), all_rows=failed == rows))
         for row in failed_rows:
             scores.failed[row] = True
+
+
+def _by_end(completion: str, separator: str, values: Sequence[float | None]) -> list[tuple[int, float]]:
+    """(exclusive end, value) of the applicable steps. Parted here anew: the indices are those of this process's text."""
+    steps = split_steps(completion, separator)
+    return [(step.end, value) for step, value in zip(steps, values, strict=True) if value is not None]
+
+
+def _message(why: str, details: Sequence[str]) -> str:
+    """One message for all rows with the same fault: a journal must not get one for each."""
+    more = "; ..." if len(details) > _DETAILS else ""
+    return f"{why}: {'; '.join(details[:_DETAILS])}{more}" if details else why
 
 
 def _line(request: dict[str, Any]) -> bytes:

@@ -2,12 +2,17 @@
 
 The signature is the one that TRL and mlx-lm-lora users write: `def f(prompts, completions, **columns)`, all strings; it
 returns one number or None (not applicable) per completion. Columns of the data arrive as lists, by keyword.
+
+A process reward (`steps` in its config) returns for each completion a list of such values, one for each piece that
+engine.rewards.steps.split_steps finds, or None for the whole completion. It gets those pieces' texts by the keyword
+`steps`, a list of strings per completion, unless the data has a column of that name: then `steps` is the column.
 """
 
 from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib.util
 import inspect
 import sys
 import traceback
@@ -18,31 +23,49 @@ from types import ModuleType
 from typing import Any, cast
 
 from engine.errors import InputError
-from engine.rewards.answers import same_number, same_text
-from engine.rewards.format import has_format
+from engine.rewards import chains, correctness, mathematics, r1, shape
+from engine.rewards.registering import registered, stand_in
 
-Reward = Callable[..., list[float | None]]
+Reward = Callable[..., list[float | None]]  # of a process reward list[list[float | None] | None]
 
 _GIVEN = ("prompts", "completions")
 
 
-def answer(prompts: list[str], completions: list[str], answer: list[str | None]) -> list[float | None]:
-    """1 where the answer is the reference, word for word (case, white space and a final period aside), else 0."""
-    return [None if r is None else float(same_text(c, r)) for c, r in zip(completions, answer, strict=True)]
+answer = correctness.answer  # by this name, too
 
+BUILT_IN: Mapping[str, Reward] = {
+    function.__name__: function
+    for function in (
+        correctness.answer,
+        correctness.exact,
+        correctness.number,
+        mathematics.math,
+        correctness.integer,
+        correctness.multiple_choice,
+        correctness.regex,
+        correctness.json_schema,
+        shape.format,
+        shape.think_answer_strict,
+        shape.think_answer_soft,
+        shape.tag_count,
+        shape.length_target,
+        shape.repetition,
+        shape.language,
+        chains.step_coverage,
+        chains.domain,
+        r1.r1_accuracy_reward_func,
+        r1.r1_int_reward_func,
+        r1.r1_strict_format_reward_func,
+        r1.r1_soft_format_reward_func,
+        r1.r1_count_xml,
+    )
+}
 
-def number(prompts: list[str], completions: list[str], answer: list[str | None]) -> list[float | None]:
-    """1 where the answer's last number equals the reference's, else 0; not applicable where the reference has no number."""
-    found = [None if r is None else same_number(c, r) for c, r in zip(completions, answer, strict=True)]
-    return [None if same is None else float(same) for same in found]
-
-
-def format(prompts: list[str], completions: list[str]) -> list[float | None]:
-    """1 where the completion is <think>...</think><answer>...</answer> and nothing else, else 0."""
-    return [float(has_format(c, p)) for p, c in zip(prompts, completions, strict=True)]
-
-
-BUILT_IN: Mapping[str, Reward] = {"answer": answer, "number": number, "format": format}
+# What a faultless completion gets; 1 where it is not here.
+_FULL_MARKS = {"repetition": 0.0, "r1_accuracy_reward_func": 2.0} | {
+    name: 0.5 for name in BUILT_IN if name.startswith("r1_") and name != "r1_accuracy_reward_func"
+}
+_LIBRARIES = {"math": ("math_verify", "math"), "json_schema": ("jsonschema", "json")}  # (module, extra that brings it)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +73,30 @@ class RewardInfo:
     """A built-in reward as a list shows it."""
 
     name: str
-    summary: str
+    summary: str  # what it gives, in a sentence
+    details: str  # the rest of what there is to know; may be empty
     columns: tuple[str, ...]  # that the data must have
+    optional: tuple[str, ...]  # that it looks at where they are
+    full_marks: float  # what a faultless completion gets
+    extra: str  # of droid-tune, that brings a library it needs; "" for none
 
 
 def describe() -> tuple[RewardInfo, ...]:
     """The built-in rewards."""
-    return tuple(RewardInfo(name, inspect.getdoc(reward) or "", needed_columns(reward)) for name, reward in BUILT_IN.items())
+    return tuple(_info(name, reward) for name, reward in BUILT_IN.items())
+
+
+def full_marks(name: str) -> float:
+    """What a faultless completion gets from the built-in reward."""
+    return _FULL_MARKS.get(name, 1.0)
+
+
+def _info(name: str, reward: Reward) -> RewardInfo:
+    summary, _, details = (inspect.getdoc(reward) or "").partition("\n\n")
+    needed = needed_columns(reward)
+    optional = tuple(parameter for parameter in inspect.signature(reward).parameters if parameter not in (*_GIVEN, *needed))
+    extra = _LIBRARIES.get(name, ("", ""))[1]
+    return RewardInfo(name, " ".join(summary.split()), " ".join(details.split()), needed, optional, full_marks(name), extra)
 
 
 def resolve(name: str, file: Path | None) -> Reward:
@@ -65,28 +105,34 @@ def resolve(name: str, file: Path | None) -> Reward:
 
 
 def built_in(name: str) -> Reward:
-    """The built-in reward; an unknown name is an InputError that gives the nearest one."""
+    """The built-in reward. InputError for an unknown name, with the nearest one, and for a library that is not installed."""
     if name not in BUILT_IN:
         nearest = difflib.get_close_matches(name, BUILT_IN, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"built in: {', '.join(BUILT_IN)}"
         raise InputError(f"unknown reward {name!r}", where="rewards", remedy=f"{hint} Give `file` for a function of your own")
+    module, extra = _LIBRARIES.get(name, ("", ""))
+    if module and importlib.util.find_spec(module) is None:
+        what = f"the reward {name!r} needs the library {module}, which is not installed"
+        raise InputError(what, where="rewards", remedy=f'pip install "droid-tune[{extra}]"')
     return BUILT_IN[name]
 
 
 def load_user(file: Path, name: str) -> Reward:
     """The function `name` of the user's Python file, which is run once per process.
 
-    The file may import its neighbours: its folder is put at the end of the module search path, where it can shadow
-    nothing. InputError for a missing file, an error while it is imported (naming the line), a name that is not there
-    and one that is not callable.
+    `name` is what the file calls it, or what mlx-lm-lora's decorator registered it as. The file may import its neighbours:
+    its folder is put at the end of the module search path, where it can shadow nothing. InputError for a missing file, an
+    error while it is imported (naming the line), a name that is not there and one that is not callable.
     """
     module = _import(file)
-    if not hasattr(module, name):
+    decorated = registered(module)
+    if not hasattr(module, name) and name not in decorated:
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        public += [key for key in decorated if key not in public]
         nearest = difflib.get_close_matches(name, public, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has: {', '.join(public) or 'no functions'}"
         raise InputError(f"has no function {name!r}", where=str(file), remedy=hint)
-    reward = getattr(module, name)
+    reward = decorated[name] if name in decorated else getattr(module, name)
     if not callable(reward):
         remedy = f"define `def {name}(prompts, completions, **columns)`"
         raise InputError(f"{name!r} is no function but {type(reward).__name__}", where=str(file), remedy=remedy)
@@ -112,12 +158,16 @@ def needed_columns(reward: Reward) -> tuple[str, ...]:
 def arguments(
     reward: Reward, prompts: list[str], completions: list[str], columns: Mapping[str, list[Any]]
 ) -> dict[str, list[Any]]:
-    """The keyword arguments of one call: everything for a function with **kwargs, else what its parameters name."""
+    """The keyword arguments of one call: everything for a function with **kwargs, else what its parameters name.
+
+    A parameter `types` also takes a column `type`, and the other way round: both names are in use.
+    """
     given: dict[str, list[Any]] = {**columns, "prompts": prompts, "completions": completions}
     parameters = inspect.signature(reward).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return given
-    return {name: value for name, value in given.items() if name in parameters}
+    twins = {ours: columns[theirs] for ours, theirs in (("type", "types"), ("types", "type")) if theirs in columns}
+    return {name: value for name, value in {**twins, **given}.items() if name in parameters}
 
 
 def _import(file: Path) -> ModuleType:
@@ -141,7 +191,8 @@ def _import(file: Path) -> ModuleType:
         sys.path.append(str(path.parent))
     try:
         # The bytes just read, not a cached .pyc: one is stale when a file changes twice within a second.
-        exec(compile(content, str(path), "exec"), module.__dict__)
+        with stand_in():
+            exec(compile(content, str(path), "exec"), module.__dict__)
     except (Exception, SystemExit) as error:  # a user's file can raise anything
         del sys.modules[name]
         last_line = traceback.format_exception_only(error)[-1].strip()

@@ -10,7 +10,8 @@ from typing import Any
 
 from engine.runs.journal import number
 
-_NO_SERIES = frozenset({"step", "parts", "seconds", "bytes"})  # the last three are maps: each entry is a series of its own
+# the last four are maps: each entry is a series of its own
+_NO_SERIES = frozenset({"step", "parts", "parts_spread", "seconds", "bytes"})
 
 
 @dataclass(slots=True)

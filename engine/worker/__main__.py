@@ -2,6 +2,7 @@
 
 run RUN_DIR --lock-fd N [--resume]   train the run in RUN_DIR; the lock's descriptor was handed over by the launcher
 facts                                the device and what it can do, as JSON
+selftest MODEL                       checks of the numerics on the device: a JSON line for the subject and one for each check
 blank OUT [SIZES]                    write an untrained model with a byte-level tokenizer
 """
 
@@ -14,6 +15,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from engine.errors import InputError
 from engine.runs.journal import JournalWriter
 from engine.runs.record import RunRecord
 
@@ -29,6 +31,7 @@ def main(arguments: list[str]) -> int:
     train.add_argument("--lock-fd", type=int, required=True)
     train.add_argument("--resume", action="store_true")
     verbs.add_parser("facts")
+    verbs.add_parser("selftest").add_argument("model")
     blank = verbs.add_parser("blank")
     blank.add_argument("out", type=Path)
     for name, default in (("hidden-size", 64), ("layers", 2), ("intermediate-size", 192), ("heads", 4), ("seed", 0)):
@@ -40,6 +43,16 @@ def main(arguments: list[str]) -> int:
         except ImportError as error:  # a broken installation: the run must not just vanish
             return _cannot_load(RunRecord(chosen.folder), error)
         return run(chosen.folder, chosen.lock_fd, chosen.resume)
+    if chosen.verb == "selftest":
+        from engine.worker.selftest import selftest
+
+        try:
+            for part in selftest(chosen.model):
+                print(part.model_dump_json(), flush=True)
+        except InputError as error:
+            print(json.dumps(error.as_dict()))
+            return 2
+        return 0
     if chosen.verb == "blank":
         from engine.worker.blank import Shape, write_blank_model
 

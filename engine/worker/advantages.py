@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from engine.methods import Advantage
+from engine.objective import Advantage
 
 STD_EPSILON = 1e-4  # added to the standard deviation outside the root, as TRL does (the papers fix none)
 SAME_REWARD = 1e-8  # rewards that differ by less are one value: dividing their noise would make it an advantage
@@ -26,7 +26,11 @@ def advantages(rewards: Sequence[Sequence[float | None]], mode: Advantage) -> li
     none         r - mean                                       Dr. GRPO 2503.20783, Sec. 3.1
     batch        (r - mean) / (std of all raw rewards + 1e-4)   Lite PPO 2508.08221
     rloo         r - mean of the other rewards                  RLOO 2402.14740
+
+    `global` has no group baseline and needs every completion's length: credit.with_advantages.
     """
+    if mode == "global":
+        raise ValueError("advantages over the whole batch are credit.with_advantages's affair")
     valid = [[r for r in group if r is not None] for group in rewards]
     everything = [r for group in valid for r in group]
     batch_std = float(np.std(everything, ddof=1)) if len(everything) > 1 else 0.0

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.methods import Aggregate
+from engine.objective import Aggregate
 from engine.worker import keys
 
 Ints = NDArray[np.int32]
@@ -26,9 +27,15 @@ class Row:
     tokens: tuple[int, ...]  # [C], with the stop token
     group: int = 0
     sampler: tuple[float, ...] | None = None  # [C]
-    advantage: float = 0.0
+    advantage: float | tuple[float, ...] = 0.0  # of the completion, or [C] of its tokens
     weight: float = 0.0
-    excluded: bool = False  # it has no reward: it counts in N, but trains nothing
+    excluded: bool = False  # it has no reward, or is masked: it counts in N, but trains nothing
+    mask: tuple[int, ...] | None = None  # [C] 1 where a token is a target; None: all are
+
+    @property
+    def targets(self) -> int:
+        """Tokens that count."""
+        return len(self.tokens) if self.mask is None else sum(self.mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +128,7 @@ def _batch(rows: Sequence[Row], old: Sequence[Floats] | None, ref: Sequence[Floa
         prompts.setdefault(row.prompt, len(prompts))
     shape = (len(rows), _round_up(max(len(row.tokens) for row in rows)))
 
-    def padded(values: Sequence[Sequence[float] | Floats]) -> Floats:
+    def padded(values: Sequence[Any]) -> Floats:
         out = np.zeros(shape, dtype=np.float32)
         for i, value in enumerate(values):
             out[i, : len(value)] = value
@@ -139,8 +146,8 @@ def _batch(rows: Sequence[Row], old: Sequence[Floats] | None, ref: Sequence[Floa
         prompt_lengths=np.array([len(prompt) for prompt in prompts], dtype=np.int32),
         prompt_row=np.array([prompts[row.prompt] for row in rows], dtype=np.int32),
         completions=completions,
-        mask=padded([np.ones(len(row.tokens), dtype=np.float32) for row in rows]),
-        advantage=padded([np.full(len(row.tokens), row.advantage, dtype=np.float32) for row in rows]),
+        mask=padded([np.ones(len(row.tokens)) if row.mask is None else row.mask for row in rows]),
+        advantage=padded([np.broadcast_to(np.array(row.advantage, dtype=np.float32), len(row.tokens)) for row in rows]),
         weight=np.array([row.weight for row in rows], dtype=np.float32),
         index=np.array([row.index for row in rows], dtype=np.int32),
         old=None if old is None else padded([old[row.index] for row in rows]),

@@ -1,8 +1,9 @@
 """Checkpoints and adapters on disk: written aside, fsynced, renamed, so that a crash leaves the old one or the new one.
 
 A checkpoint folder holds `adapters.safetensors` and `adapter_config.json` (mlx_lm loads the folder as an adapter),
-`optimizer.safetensors`, `state.json` (cursor, an unfinished step's rollouts and scores, best so far) and `best/`, hard links to
-the adapter that was best when it was written.
+`optimizer.safetensors`, `reference.safetensors` where the reference has moved, `state.json` (cursor, an unfinished step's
+rollouts and scores, best so far) and `best/`, hard links to the adapter that was best when it was written. `kept`, where it is
+there, says why the checkpoint outlives younger ones.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from engine.worker.trainer import Trainer
 from engine.worker.trees import nested, read_arrays
 
 ADAPTER_FILES = ("adapters.safetensors", "adapter_config.json")
+_REFERENCE = "reference.safetensors"
+_KEPT = "kept"
 _ASIDE = ".tmp-"
 
 
@@ -33,6 +36,9 @@ def save(folder: Path, policy: Policy, trainer: Trainer, state: Mapping[str, Any
     aside.mkdir(parents=True)
     write_adapter(aside, policy)
     _save_arrays(aside / "optimizer.safetensors", trainer.state())
+    reference = policy.reference_arrays()
+    if reference is not None:
+        _save_arrays(aside / _REFERENCE, reference)
     record.write_atomic(aside / "state.json", json.dumps(state).encode())
     if (best / ADAPTER_FILES[0]).exists():
         (aside / "best").mkdir()
@@ -44,7 +50,7 @@ def save(folder: Path, policy: Policy, trainer: Trainer, state: Mapping[str, Any
 
 
 def load(folder: Path, policy: Policy, trainer: Trainer) -> dict[str, Any]:
-    """Put weights and optimizer back from the checkpoint `folder`; returns its state."""
+    """Put weights, optimizer and reference back from the checkpoint `folder`; returns its state."""
     weights = read_arrays(folder / ADAPTER_FILES[0])
     missing = set(policy.trainable()) ^ set(weights)
     if missing:
@@ -52,6 +58,8 @@ def load(folder: Path, policy: Policy, trainer: Trainer) -> dict[str, Any]:
     policy.model.load_weights(list(weights.items()), strict=False)
     trainer.optimizer.state = nested(read_arrays(folder / "optimizer.safetensors"))
     mx.eval(policy.model.parameters(), trainer.optimizer.state)
+    if (folder / _REFERENCE).exists():
+        policy.set_reference_arrays(read_arrays(folder / _REFERENCE))
     return read_state(folder)
 
 
@@ -78,10 +86,19 @@ def position(folder: Path) -> tuple[int, int]:
     return int(step), int(update or -1)
 
 
+def keep(folder: Path, reason: str) -> None:
+    """Let `prune` spare the checkpoint `folder`, until a younger one is kept."""
+    record.write_atomic(folder / _KEPT, f"{reason}\n".encode())
+
+
 def prune(checkpoints: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and what a crash left half-written."""
-    for folder in sorted(_finished(checkpoints), key=position)[:-keep]:
-        shutil.rmtree(folder)
+    """Delete all but the newest `keep` checkpoints and the newest of those that are kept for a reason of their own, and what a
+    crash left half-written."""
+    found = sorted(_finished(checkpoints), key=position)
+    spared = [folder for folder in found if (folder / _KEPT).exists()][-1:]
+    for folder in found[:-keep]:
+        if folder not in spared:
+            shutil.rmtree(folder)
     for folder in checkpoints.glob(f"{_ASIDE}*"):
         shutil.rmtree(folder)
 

@@ -11,6 +11,14 @@ _SHAPE = (256, 576, 1536)  # a small model's feed-forward layer
 _REPEATS = 20
 
 
+def device() -> tuple[str, str | None]:
+    """The default device: gpu or cpu, and its name where mlx tells it."""
+    info = mx.device_info()
+    kind = "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu"
+    name = info.get("device_name") or info.get("architecture")
+    return kind, None if name is None else str(name)
+
+
 def facts() -> dict[str, Any]:
     """Device, backends, memory sizes in bytes (None where mlx does not tell) and GFLOP/s of a float32 product 256x576x1536."""
     info = mx.device_info()
@@ -21,9 +29,10 @@ def facts() -> dict[str, Any]:
     for _ in range(_REPEATS):
         mx.eval(a @ b)
     seconds = (time.perf_counter() - start) / _REPEATS
+    kind, name = device()
     return {
-        "device": "gpu" if mx.default_device().type == mx.DeviceType.gpu else "cpu",
-        "name": info.get("device_name") or info.get("architecture"),
+        "device": kind,
+        "name": name,
         "metal": mx.metal.is_available(),
         "cuda": mx.cuda.is_available(),
         "memory_size": info.get("memory_size"),

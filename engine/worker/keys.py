@@ -6,6 +6,7 @@ A resumed run therefore draws the same numbers as one that was never interrupted
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 
 import numpy as np
 
@@ -32,6 +33,13 @@ def step_rows(rows: int, per_step: int, step: int, seed: int) -> list[int]:
         order = generator(seed, epoch, "data order").permutation(rows)
         chosen.extend(int(i) for i in order[offset : offset + per_step - len(chosen)])
     return chosen
+
+
+def refill_rows(rows: int, taken: Collection[int], count: int, step: int, number: int, seed: int) -> list[int]:
+    """Up to `count` indices of rows that are not in `taken`, for extra rollout `number` of step `step`: a random choice of the
+    others, so that the order of the epochs stays what it is without extra rollouts."""
+    order = generator(seed, step, number, "refill").permutation(rows)
+    return [int(i) for i in order if int(i) not in taken][:count]
 
 
 def _digest(parts: tuple[int | str, ...]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,19 @@ from typing import Any
 import mlx.core as mx
 
 from engine.config import RunConfig
+from engine.errors import InputError
+from engine.methods import method
 from engine.runs import record as records
 from engine.runs.journal import JournalWriter
 from engine.runs.record import RunRecord
 from engine.worker import checkpoint, summary
+from engine.worker.batching import Batch
+from engine.worker.canaries import Canaries
 from engine.worker.companion import Companion, StopRequested
+from engine.worker.history import Finding, History
 from engine.worker.model import Policy
 from engine.worker.task import Evaluation, Task, Watch
-from engine.worker.trainer import Trainer
+from engine.worker.trainer import Trainer, UpdateResult
 from engine.worker.work import StepWork
 
 _SUMMARY_SECONDS = 1.0  # run.json is replaced no more often than this while steps go by
@@ -35,17 +40,19 @@ class Cursor:
     base: dict[str, Any] | None = None  # evaluation before step 1: step, score, rows, counts
     best: dict[str, Any] | None = None
     last: dict[str, Any] | None = None
+    nonfinite: int = 0  # updates in a row, up to now, that were skipped
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able."""
         work = self.work.as_dict() if self.work is not None else None
-        return {"done": self.done, "work": work, "base": self.base, "best": self.best, "last": self.last}
+        state = {"done": self.done, "work": work, "base": self.base, "best": self.best, "last": self.last}
+        return {**state, "nonfinite": self.nonfinite}
 
     @classmethod
     def from_dict(cls, tree: Mapping[str, Any]) -> Cursor:
-        """The inverse of as_dict."""
+        """The inverse of as_dict; checkpoints of older versions do not count what was skipped."""
         work = StepWork.from_dict(tree["work"]) if tree["work"] is not None else None
-        return cls(tree["done"], work, tree["base"], tree["best"], tree["last"])
+        return cls(tree["done"], work, tree["base"], tree["best"], tree["last"], tree.get("nonfinite", 0))
 
     @property
     def place(self) -> tuple[int, int]:
@@ -70,8 +77,12 @@ class Loop:
     _saved_t: float = field(default_factory=time.monotonic)
     _summary_t: float = 0.0
     _watch: Watch = field(init=False)
+    _canaries: Canaries = field(init=False)
 
     def __post_init__(self) -> None:
+        is_reward = method(self.config.method).kind == "rl"
+        over_batch = is_reward and self.config.resolved_objective().advantage == "global"
+        self._canaries = Canaries(self.policy.is_exact, batch_baseline=over_batch)
         self._watch = Watch(self._phase, self.companion.attend, self.companion.warn, self.companion.clock)
         self.companion.save = self._save
 
@@ -79,6 +90,8 @@ class Loop:
         """Go back to the checkpoint `folder`: weights, optimizer, cursor, and the best adapter of that moment."""
         state = checkpoint.load(folder, self.policy, self.trainer)
         self.cursor = Cursor.from_dict(state["cursor"])
+        if "history" in state:  # checkpoints of older versions have none
+            self._canaries.history = History.from_dict(state["history"])
         self._saved = self.cursor.place
         checkpoint.restore_best(folder, self.record.adapters_dir)
 
@@ -141,17 +154,45 @@ class Loop:
     def _update(self, work: StepWork) -> None:
         number = (work.step - 1) * self.task.updates_per_step + len(work.updates)
         with self._watch.timed(work.step, "update", len(work.updates)):
-            result = self.trainer.update(number, self.task.batches(work), self.task.loss)
+            batches = self.task.batches(work)
+            result = self.trainer.update(number, batches, self.task.loss)
+        if result.applied:
+            self.cursor.nonfinite = 0
+        else:
+            self._skipped(work, number, batches, result)
         work.updates.append(result)
-        if not result.applied:
-            self.companion.warn(
-                "non-finite",
-                f"loss {result.loss} with gradient norm {result.grad_norm}: the update was skipped",
-                "lower optim.learning_rate, or look at the step's samples",
+
+    def _skipped(self, work: StepWork, number: int, batches: Sequence[Batch], result: UpdateResult) -> None:
+        """Name the rows to blame and keep a checkpoint from before the update, with the step's rollouts. Raises InputError where
+        this is the last skipped update in a row that the config allows."""
+        rows = self.trainer.blame(number, batches, self.task.loss)
+        self._save("non-finite")
+        kept = f"checkpoints/{checkpoint.folder_name(*self.cursor.place)}"
+        checkpoint.keep(self.record.folder / kept, "non-finite")
+        self.cursor.nonfinite += 1
+        broken = "" if self.trainer.weights_are_finite() else "; the weights themselves hold values that are not finite"
+        members = [[group.prompt.id, member] for group in work.groups for member in range(len(group.rollouts))]
+        named = {"completions": [members[row] for row in rows]} if members else {}  # (prompt id, member of its group)
+        self.companion.warn(
+            "non-finite",
+            f"loss {result.loss} with gradient norm {result.grad_norm}: the update was skipped{broken}",
+            "lower optim.learning_rate, or look at the rows named here among the step's samples",
+            update=len(work.updates),
+            rows=rows,  # among the step's completions
+            checkpoint=kept,
+            **named,
+        )
+        if self.cursor.nonfinite >= self.config.optim.max_nonfinite:
+            raise InputError(
+                f"{self.cursor.nonfinite} updates in a row had a loss or gradient that is not finite{broken}; "
+                f"{kept} has weights, optimizer and rollouts from before the last of them",
+                where=f"step {work.step}",
+                remedy="start again with a lower optim.learning_rate, and check the rows that the warnings name",
             )
 
     def _report(self, metrics: Any) -> None:
         self.journal.write("step", step=metrics.step, metrics=asdict(metrics))
+        self._tell(self._canaries.step(metrics))
         now = time.monotonic()
         if now - self._summary_t >= _SUMMARY_SECONDS or metrics.step == self.config.run.steps:
             self._summary_t = now
@@ -171,6 +212,12 @@ class Loop:
         metrics = {**found.metrics, "seconds": self._watch.seconds}
         self.journal.write("eval", step=step, split="held_out", metrics=metrics, best=best)
         self.record.update(held_out=found.metrics.get("reward", found.metrics.get("loss")))
+        if math.isfinite(found.score):
+            self._tell(self._canaries.evaluated(step, found.score, summary.standard_error(found.rows, found.counts)))
+
+    def _tell(self, findings: Sequence[Finding]) -> None:
+        for finding in findings:
+            self.companion.warn(finding.kind, finding.message, finding.remedy)
 
     def _write_samples(self, split: str, step: int, rows: Any) -> None:
         """A step's samples are one file, replaced as a whole when a resumed run replays the step."""
@@ -188,7 +235,11 @@ class Loop:
         phase, self.companion.phase = self.companion.phase, "checkpoint"
         start = time.perf_counter()
         name = checkpoint.folder_name(*place)
-        state = {"cursor": self.cursor.as_dict(), "micro_batch_rows": self.micro_batch_rows}
+        state = {
+            "cursor": self.cursor.as_dict(),
+            "micro_batch_rows": self.micro_batch_rows,
+            "history": self._canaries.history.as_dict(),
+        }
         checkpoint.save(self.record.checkpoints_dir / name, self.policy, self.trainer, state, self.record.adapters_dir)
         checkpoint.prune(self.record.checkpoints_dir, self.config.run.keep_checkpoints)
         self._saved, self._saved_t = place, time.monotonic()

@@ -17,7 +17,7 @@ from engine.config import AdapterConfig
 from engine.errors import InputError
 from engine.model_files import ROUTERS
 from engine.types import Message
-from engine.worker import keys
+from engine.worker import keys, rendering
 from engine.worker.trees import flat, nested
 
 _BODIES = ("model", "backbone", "transformer")  # names under which mlx_lm's models keep everything below the head
@@ -37,7 +37,8 @@ class Policy:
         self.folder = folder
         self.stop_ids = frozenset(int(i) for i in tokenizer.eos_token_ids)
         self.splits = _head_can_be_split(model)
-        self._initial: dict[str, mx.array] | None = None  # full training with a reference only
+        self._reference: dict[str, mx.array] | None = None  # trainable arrays; None: the model without its adapter
+        self._reference_moved = False
 
     def hidden(self, tokens: mx.array, cache: Any = None) -> mx.array:
         """Hidden states [B, T, D] after the last layer; where the head cannot be parted, the logits [B, T, V]."""
@@ -48,27 +49,59 @@ class Policy:
         """Logits [B, T, V] of hidden states; the identity where the head cannot be parted."""
         return _head_view(self.model)(hidden) if self.splits else hidden
 
+    @property
+    def is_exact(self) -> bool:
+        """Whether every floating-point number of the model is float32, so that its own rounding is small."""
+        types = {value.dtype for value in flat(self.model.parameters()).values()}
+        return not types & {mx.float16, mx.bfloat16}
+
     def trainable(self) -> dict[str, mx.array]:
         """Trainable arrays by name."""
         return flat(self.model.trainable_parameters())
 
     def keep_initial(self) -> None:
         """Hold the current weights as the reference of full training (a second copy, made only where beta > 0)."""
-        self._initial = self.trainable()  # arrays are never changed in place: these stay what they are
+        self._reference = self.trainable()  # arrays are never changed in place: these stay what they are
+
+    def sync_reference(self, mix: float) -> None:
+        """Move the reference: mix x the current weights + (1 - mix) x the reference (TR-DPO, arXiv 2404.09656, Eq. 4 and 5).
+
+        Low-rank adapters take mix 1 only, since the mean of two adapters is not the adapter of the mean. Raises ValueError for
+        another mix there, and where full training holds no reference.
+        """
+        current = self.trainable()
+        if mix < 1:
+            if self._reference is None or self.adapter.type != "full":
+                raise ValueError("only a reference that full training holds can be mixed")
+            held = self._reference
+            current = {name: _mixed(value, held[name], mix) for name, value in current.items()}
+            mx.eval(current)
+        self._reference, self._reference_moved = current, True
+
+    def reference_arrays(self) -> dict[str, mx.array] | None:
+        """The reference's trainable arrays once it has moved; None while it is what the model was loaded as."""
+        return self._reference if self._reference_moved else None
+
+    def set_reference_arrays(self, arrays: dict[str, mx.array]) -> None:
+        """Put back what `reference_arrays` gave. Raises ValueError for another model's."""
+        other = set(self.trainable()) ^ set(arrays)
+        if other:
+            raise ValueError(f"the reference's arrays are not those of the model: {sorted(other)[:3]}")
+        self._reference, self._reference_moved = arrays, True
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Inside, the model is the reference: adapters taken off, or under full training the initial weights."""
-        if self.adapter.type == "full":
-            if self._initial is None:
-                raise ValueError("full training has a reference only after keep_initial()")
+        """Inside, the model is the reference: adapters taken off, or the arrays that are held (full training; after a sync)."""
+        if self._reference is not None:
             current = self.trainable()
-            self.model.update(nested(self._initial))
+            self.model.update(nested(self._reference))
             try:
                 yield
             finally:
                 self.model.update(nested(current))
             return
+        if self.adapter.type == "full":
+            raise ValueError("full training has a reference only after keep_initial()")
         adapted = {name: module for name, module in self.model.named_modules() if "lora_a" in module}
         self.model.update_modules(nested({name: _base(module) for name, module in adapted.items()}))
         try:
@@ -79,35 +112,14 @@ class Policy:
     def render(self, messages: Sequence[Message], completion: str | None = None) -> tuple[str, list[int], list[int]]:
         """The prompt's text, its ids, and the completion's ids with the stop token ([] without a completion).
 
-        The completion is encoded apart from the prompt, so that the prompt's ids are exactly those of generation. Without a
-        chat template the contents are joined as they are.
+        Raises jinja2's TemplateError where the chat template refuses the messages; how: engine/data/targets.py.
         """
-        turns = [{"role": message.role, "content": message.content} for message in messages]
-        if not self.tokenizer.has_chat_template:
-            text = "".join(message.content for message in messages)
-            rest = completion or ""
-        else:
-            text = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-            rest = completion or ""
-            if completion is not None:
-                whole = self.tokenizer.apply_chat_template([*turns, {"role": "assistant", "content": completion}], tokenize=False)
-                rest = whole[len(text) :] if whole.startswith(text) else completion
-        # special tokens as mlx_lm.generate adds them: a chat template brings its own
-        ids = self._encode(text, special=not self.tokenizer.has_chat_template)
-        if completion is None:
-            return text, ids, []
-        target = self._encode(rest)
-        stop = next((place for place, token in enumerate(target) if token in self.stop_ids), None)
-        target = target[: stop + 1] if stop is not None else [*target, int(self.tokenizer.eos_token_id)]
-        return text, ids, target
+        return rendering.render(rendering.ModelChat(self.tokenizer, self.stop_ids), messages, completion)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of completion ids; a final stop token is left out, every other special token shows."""
         ids = tokens[:-1] if tokens and tokens[-1] in self.stop_ids else tokens
         return str(self.tokenizer.decode(list(ids)))
-
-    def _encode(self, text: str, special: bool = False) -> list[int]:
-        return [int(i) for i in self.tokenizer.encode(text, add_special_tokens=special)]
 
 
 def load_policy(folder: Path, adapter: AdapterConfig, seed: int) -> Policy:
@@ -194,6 +206,11 @@ def adapter_config(policy: Policy) -> dict[str, Any]:
 
 def _adapted_keys(model: nn.Module) -> set[str]:
     return {path for layer in model.layers for path, module in layer.named_modules() if "lora_a" in module}
+
+
+def _mixed(new: mx.array, old: mx.array, mix: float) -> mx.array:
+    """Computed in float32, held in the weights' own type."""
+    return (mix * new.astype(mx.float32) + (1 - mix) * old.astype(mx.float32)).astype(new.dtype)
 
 
 def _base(module: nn.Module) -> nn.Module:

@@ -1,26 +1,33 @@
-"""From completions to groups with rewards and advantages: the reward process asked, its answers combined."""
+"""From completions to groups with rewards: the reward process asked, its answers combined."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from engine.config import RewardConfig
 from engine.errors import InputError
-from engine.methods import Advantage
-from engine.rewards.combine import combine
+from engine.rewards.combine import combine, outcomes
 from engine.rewards.process import RewardProcess
 from engine.types import Example, Group, Prompt, Rollout
-from engine.worker.advantages import advantages
 from engine.worker.task import Warn
+
+Decode = Callable[[Sequence[int]], str]  # completion ids -> text, a final stop token left out
+_PARTIAL = 4  # tokens that one character may be spread over
 
 
 class Judge:
     """Scores completions in the reward process. A failure is warned about with its traceback; never replaced by a value."""
 
-    def __init__(self, specs: Sequence[RewardConfig], warn: Warn) -> None:
+    def __init__(self, specs: Sequence[RewardConfig], warn: Warn, decode: Decode, columns: Collection[str] = ()) -> None:
+        """`columns`: all that the run's data has, so that a reward gets the same ones with every batch."""
         self.weights = {spec.name: spec.weight for spec in specs}
+        self.by_step = frozenset(spec.name for spec in specs if spec.steps is not None)  # the process rewards
         self.warn = warn
+        self.decode = decode
+        self.columns = frozenset(columns)
         self._told = False  # that no reward applies, once a run
         self.process = RewardProcess(list(specs))
         self.process.start()
@@ -30,12 +37,11 @@ class Judge:
         prompts: Sequence[Prompt],
         examples: Sequence[Example],
         rollouts: Sequence[Sequence[Rollout]],
-        mode: Advantage,
         step: int,
     ) -> list[Group]:
-        """The step's groups, in the order of `prompts`. Raises InputError where a reward failed on every completion."""
+        """The groups with their rewards, in the order of `prompts`. Raises InputError where a reward failed on every one."""
         flat = [(example, rollout) for example, members in zip(examples, rollouts, strict=True) for rollout in members]
-        names = sorted({name for example in examples for name in example.columns} | {"answer"})
+        names = sorted({name for example in examples for name in example.columns} | self.columns | {"answer"})
         columns: dict[str, list[Any]] = {name: [example.columns.get(name) for example, _ in flat] for name in names}
         columns["answer"] = [example.answer for example, _ in flat]
         scores = self.process.score(
@@ -66,12 +72,27 @@ class Judge:
                 "look at the rows and at what the rewards return for them (None: not applicable)",
             )
         size = len(flat) // len(prompts)
-        rewards = [totals[start : start + size] for start in range(0, len(flat), size)]
-        found = advantages(rewards, mode)
-        return [
-            Group(prompt, tuple(members), tuple(scores.parts[i * size : (i + 1) * size]), tuple(rewards[i]), tuple(found[i]))
-            for i, (prompt, members) in enumerate(zip(prompts, rollouts, strict=True))
+        own = [slice(start, start + size) for start in range(0, len(flat), size)]
+        groups = [
+            Group(prompt, tuple(members), tuple(scores.parts[part]), tuple(totals[part]))
+            for prompt, members, part in zip(prompts, rollouts, own, strict=True)
         ]
+        if not self.by_step:
+            return groups
+        apart = outcomes(scores.parts, scores.failed, self.weights, self.by_step)
+        steps = [self._steps(rollout, found) for (_, rollout), found in zip(flat, scores.steps, strict=True)]
+        return [
+            replace(group, step_rewards=tuple(steps[part]), outcomes=tuple(apart[part]))
+            for group, part in zip(groups, own, strict=True)
+        ]
+
+    def _steps(self, rollout: Rollout, found: Mapping[str, Sequence[tuple[int, float]]]) -> tuple[tuple[int, float], ...]:
+        """(index of the step's last token, weight x value) of every rewarded step of a completion."""
+        return tuple(
+            (token_at(self.decode, rollout.token_ids, end), self.weights[name] * value)
+            for name, values in found.items()
+            for end, value in values
+        )
 
     def close(self) -> None:
         """End the reward process."""
@@ -93,11 +114,27 @@ def sample_rows(groups: Sequence[Group], step: int) -> list[Mapping[str, Any]]:
             "finish": rollout.finish,
             "parts": dict(group.reward_parts[member]),
             "reward": group.rewards[member],
-            "advantage": group.advantages[member],
+            "advantage": group.advantages[member] if group.advantages else None,
+            **({"step_rewards": [list(pair) for pair in group.step_rewards[member]]} if group.step_rewards else {}),
+            **({"token_advantages": list(group.token_advantages[member])} if group.token_advantages else {}),
         }
         for group in groups
         for member, rollout in enumerate(group.rollouts)
     ]
+
+
+def token_at(decode: Decode, tokens: Sequence[int], end: int) -> int:
+    """The index of the token with which the text of `tokens` first reaches character `end` (exclusive) whole.
+
+    A token may hold a part of a character only: then it is the one that completes it.
+    """
+    text = decode(tokens)
+    low = bisect_left(range(len(tokens)), end, key=lambda place: len(decode(tokens[: place + 1])))
+    for place in range(max(0, low - _PARTIAL), len(tokens)):
+        prefix = decode(tokens[: place + 1])
+        if len(prefix) >= end and prefix[:end] == text[:end]:
+            return place
+    raise ValueError(f"the text of {len(tokens)} tokens has no character {end}")
 
 
 def mean(values: Sequence[float]) -> float | None:

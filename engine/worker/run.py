@@ -103,19 +103,30 @@ def _task(config: RunConfig, policy: Policy, data: formats.TrainingData, rows: i
     if kind == "sft":
         task = SupervisedTask(policy, config, train, held_out, rows)
     else:
-        task = RewardTask(policy, config, train, held_out, Judge(config.rewards, warn), rows)
-    for kept, given, what in ((task.train, train, "training"), (task.held_out, held_out, "held-out")):
-        if not kept:
+        columns = {name for example in (*train, *held_out) for name in example.columns}
+        task = RewardTask(policy, config, train, held_out, Judge(config.rewards, warn, policy.decode, columns), rows)
+    for given, what, used, left_out in (
+        (train, "training", len(task.train), task.left_out[0]),
+        (held_out, "held-out", len(task.held_out), task.left_out[1]),
+    ):
+        if not used:
             task.close()
             raise InputError(
                 f"none of the {len(given)} {what} rows fits the token limits and the chat template",
                 where="sampling",
                 remedy="raise max_prompt_tokens (and, for sft, max_completion_tokens)",
             )
-        if len(kept) < len(given):
-            left_out = f"{len(given) - len(kept)} of {len(given)} {what} rows are left out"
+        if left_out:
             remedy = f"droid-tune validate {config.data.train} --method {config.method} --model {config.model} says which"
-            warn("rows-left-out", f"{left_out}: over the token limits, or refused by the chat template", remedy)
+            message = f"{left_out} of {used + left_out} {what} rows are left out: over the limits, or refused by the template"
+            warn("rows-left-out", message, remedy)
+    if isinstance(task, SupervisedTask) and task.split_chats:
+        warn(
+            "chats-split",
+            f"{task.split_chats} chats became several rows: the chat template does not keep earlier turns token for token, "
+            "so each reply is learned in its own exact context",
+            "nothing is lost; such chats take more rows of an update. data.targets: last learns the last reply only",
+        )
     return task
 
 

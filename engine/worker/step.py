@@ -12,13 +12,15 @@ from jinja2 import TemplateError
 
 from engine.config import RunConfig
 from engine.types import Example, Group, Message, Prompt, StepMetrics
-from engine.worker.batching import Batch, Row, aggregation_weights, minibatches, pack
-from engine.worker.keys import step_rows
-from engine.worker.logprobs import completion_logprobs, score
+from engine.worker.batching import Batch, Floats, Row, aggregation_weights, minibatches, pack
+from engine.worker.credit import advantages_of, top_entropy, with_advantages
+from engine.worker.logprobs import completion_logprobs, completion_logprobs_and_entropy, score, score_with_entropy
 from engine.worker.losses import policy_loss
 from engine.worker.model import Policy
 from engine.worker.rewarding import Judge, mean, part_means, sample_rows
+from engine.worker.rollouts import Gatherer
 from engine.worker.sampler import sample
+from engine.worker.step_metrics import keeps_all, step_metrics
 from engine.worker.task import Evaluation, Watch
 from engine.worker.work import StepWork
 
@@ -40,55 +42,72 @@ class RewardTask:
         self.objective = config.resolved_objective()
         self.judge = judge
         self.micro_batch_rows = micro_batch_rows
-        self.updates_per_step = self.objective.minibatches * self.objective.updates_per_rollout
+        self.updates_per_step = self.objective.updates
         limit = config.sampling.max_prompt_tokens
         self.train = prompts_within(policy, train, limit)
         self.held_out = prompts_within(policy, held_out, limit)
+        self.left_out = len(train) - len(self.train), len(held_out) - len(self.held_out)
         self.example: Sequence[Message] = held_out[0].messages
+        self._gatherer = Gatherer(policy, config, judge, self.train)
         if self.objective.beta and policy.adapter.type == "full":
             policy.keep_initial()
 
     def begin(self, step: int, watch: Watch) -> StepWork:
-        """Sample the step's completions, have them judged, and score them where the updates need it."""
+        """Sample the step's completions, have them judged, score them where that is needed, and say who gets the credit."""
         work = StepWork(step)
         watch.seconds = work.seconds
-        sampling, seed = self.config.sampling, self.config.run.seed
-        chosen = [self.train[i] for i in step_rows(len(self.train), sampling.prompts_per_step, step, seed)]
-        prompts, examples = [prompt for prompt, _ in chosen], [example for _, example in chosen]
-        with watch.timed(step, "rollout"):
-            rollouts = sample(
-                self.policy,
-                prompts,
-                sampling.group_size,
-                max_tokens=sampling.max_completion_tokens,
-                temperature=sampling.temperature,
-                seed=seed,
-                step=step,
-                alive=watch.alive,
-            )
-        with watch.timed(step, "reward"):
-            work.groups = self.judge.groups(prompts, examples, rollouts, self.objective.advantage, step)
-        if self.updates_per_step > 1 or self.objective.beta:
+        every = self.objective.ref_sync_every
+        if every and step > 1 and (step - 1) % every == 0:
+            self.policy.sync_reference(self.objective.ref_sync_mix)
+        gathered = self._gatherer.gather(step, watch)
+        work.discarded, work.refills = gathered.discarded, gathered.refills
+        token_kl = None
+        if self._scores_old or self.objective.beta:
             with watch.timed(step, "score"):
-                self._score(work)
+                token_kl = self._score(work, gathered.groups)
+        work.groups = with_advantages(gathered.groups, self.objective, token_kl)
         return work
 
-    def _score(self, work: StepWork) -> None:
-        """Old log-probabilities for the first of several updates (the trainer's own), and the reference's where beta > 0."""
-        rows = step_completions(work.groups)
+    @property
+    def _scores_old(self) -> bool:
+        """Whether the policy of the rollout has to be scored: for several updates, or to find the tokens of highest entropy."""
+        return (self.updates_per_step > 1 and self.objective.old == "trainer") or self.objective.entropy_quantile < 1
+
+    def _score(self, work: StepWork, groups: Sequence[Group]) -> list[Floats] | None:
+        """Old log-probabilities for the first of several updates (the trainer's own), entropies and the reference's where they
+        are used. Returns the KL of each token, old - ref, where it is charged to the reward."""
+        rows, micro = step_completions(groups), self.micro_batch_rows
         temperature = self.config.sampling.temperature
-        if self.updates_per_step > 1:
-            work.old = score(self.policy, rows, temperature, self.micro_batch_rows)
-        if self.objective.beta:
-            with self.policy.reference():
-                work.ref = score(self.policy, rows, temperature, self.micro_batch_rows)
+        in_reward = bool(self.objective.beta) and self.objective.kl_in == "reward"
+        old = None
+        if self.objective.entropy_quantile < 1:
+            old, work.entropy = score_with_entropy(self.policy, rows, temperature, micro)
+        elif self._scores_old or (in_reward and self.objective.old == "trainer"):
+            old = score(self.policy, rows, temperature, micro)
+        if self.updates_per_step > 1 and self.objective.old == "trainer":
+            work.old = old
+        if not self.objective.beta:
+            return None
+        with self.policy.reference():
+            ref = score(self.policy, rows, temperature, micro)
+        if not in_reward:
+            work.ref = ref
+            return None
+        if old is None or self.objective.old == "sampler":
+            old = sampler_logprobs(rows)
+        token_kl = [a - b for a, b in zip(old, ref, strict=True)]
+        work.kl = float(np.concatenate(token_kl).mean(dtype=np.float64))
+        return token_kl
 
     def batches(self, work: StepWork) -> list[Batch]:
         """The next update's micro-batches. Its weights count every completion of the mini-batch; rows that cannot move the
-        policy (no reward; without KL also those of zero advantage) are then left out, which changes nothing."""
+        policy (no reward or masked; without KL and entropy bonus also those of zero advantage) are then left out, which changes
+        nothing."""
         passed, part = divmod(len(work.updates), self.objective.minibatches)
-        chosen = minibatches(len(work.groups), self.objective.minibatches, self.config.run.seed, work.step, passed)[part]
-        rows = [row for row in step_completions(work.groups) if row.group in set(chosen)]
+        chosen = set(minibatches(len(work.groups), self.objective.minibatches, self.config.run.seed, work.step, passed)[part])
+        rows = [row for row in step_completions(work.groups, self.objective.truncated == "mask") if row.group in chosen]
+        if work.entropy is not None:
+            rows = of_high_entropy(rows, work.entropy, self.objective.entropy_quantile)
         weights = aggregation_weights(
             self.objective.aggregate,
             [0 if row.excluded else len(row.tokens) for row in rows],
@@ -98,14 +117,21 @@ class RewardTask:
         weighted = [
             replace(row, weight=weight)
             for row, weight in zip(rows, weights, strict=True)
-            if not row.excluded and (self.objective.beta or row.advantage)
+            if not row.excluded and (keeps_all(self.objective) or np.any(row.advantage))
         ]
-        return pack(weighted, self.micro_batch_rows, old=work.old, ref=work.ref)
+        old = sampler_logprobs(step_completions(work.groups)) if self.objective.old == "sampler" else work.old
+        return pack(weighted, self.micro_batch_rows, old=old, ref=work.ref)
 
     def loss(self, batch: Batch) -> tuple[mx.array, mx.array]:
         """The method's policy loss on one micro-batch."""
+        temperature = self.config.sampling.temperature
+        entropy = None
+        if self.objective.entropy_bonus:
+            logp, entropy = completion_logprobs_and_entropy(self.policy, batch, temperature, True)
+        else:
+            logp = completion_logprobs(self.policy, batch, temperature)
         return policy_loss(
-            completion_logprobs(self.policy, batch, self.config.sampling.temperature),
+            logp,
             objective=self.objective,
             mask=mx.array(batch.mask),
             advantage=mx.array(batch.advantage),
@@ -113,42 +139,17 @@ class RewardTask:
             old=_device(batch.old),
             sampler=_device(batch.sampler),
             ref=_device(batch.ref),
+            entropy=entropy,
         )
 
     def metrics(self, work: StepWork) -> StepMetrics:
         """The step's rewards and lengths, and its updates' statistics."""
-        rollouts = [rollout for group in work.groups for rollout in group.rollouts]
-        rewards = [reward for group in work.groups for reward in group.rewards if reward is not None]
-        tokens = sum(len(rollout.token_ids) for rollout in rollouts)
-        total = {name: sum(update.stats[name] for update in work.updates) for name in work.updates[0].stats}
-        first = work.updates[0].stats  # the sampler's own policy: later updates have moved on
-        return StepMetrics(
-            step=work.step,
-            loss=float(np.mean([update.loss for update in work.updates])),
-            grad_norm=float(np.mean([update.grad_norm for update in work.updates])),
-            lr=work.updates[-1].lr,
-            updates=len(work.updates),
-            tokens=tokens,
-            reward=mean(rewards),
-            reward_std=float(np.std(rewards, ddof=1)) if len(rewards) > 1 else None,
-            parts=part_means(work.groups),
-            length=tokens / len(rollouts),
-            truncated=mean([float(rollout.finish == "length") for rollout in rollouts]),
-            zero_std_groups=sum(not any(group.advantages) for group in work.groups),
-            groups=len(work.groups),
-            excluded=sum(reward is None for group in work.groups for reward in group.rewards),
-            entropy=-sum(sum(rollout.logprobs) for rollout in rollouts) / tokens,
-            kl=_ratio(total["kl"], total["tokens"]) if self.objective.beta else None,
-            ratio=_ratio(total["ratio"], total["units"]),
-            clip_low=_ratio(total["clip_low"], total["units"]),
-            clip_high=_ratio(total["clip_high"], total["units"]),
-            mismatch=_ratio(first["mismatch"], first["tokens"]),
-            seconds=work.seconds,
-        )
+        return step_metrics(work, self.objective, self.judge.weights)
 
     def samples(self, work: StepWork) -> Sequence[Mapping[str, Any]]:
-        """Every rollout of the step."""
-        return sample_rows(work.groups, work.step)
+        """Every rollout of the step; those of groups that dynamic sampling replaced are marked."""
+        replaced = [{**row, "discarded": True} for row in sample_rows(work.discarded, work.step)]
+        return [*sample_rows(work.groups, work.step), *replaced]
 
     def evaluate(self, step: int, watch: Watch) -> Evaluation:
         """One greedy completion of each held-out prompt in one batch, judged by the run's rewards."""
@@ -166,7 +167,7 @@ class RewardTask:
                 greedy=True,
                 alive=watch.alive,
             )
-            groups = self.judge.groups(prompts, examples, rollouts, "none", step)
+            groups = self.judge.groups(prompts, examples, rollouts, step)
         rewards = [group.rewards[0] for group in groups]
         scored = [reward for reward in rewards if reward is not None]
         lengths = [float(len(group.rollouts[0].token_ids)) for group in groups]
@@ -205,11 +206,13 @@ def prompts_within(policy: Policy, examples: Sequence[Example], limit: int) -> l
     return made
 
 
-def step_completions(groups: Sequence[Group]) -> list[Row]:
-    """Every completion of the step as a row, group after group; its index is its place in this list."""
+def step_completions(groups: Sequence[Group], mask_cut: bool = False) -> list[Row]:
+    """Every completion of the step as a row, group after group; its index is its place in this list. With `mask_cut` those that
+    were cut at the limit train nothing and leave the token counts, but still count in N."""
     rows: list[Row] = []
     for number, group in enumerate(groups):
-        for rollout, reward, advantage in zip(group.rollouts, group.rewards, group.advantages, strict=True):
+        found = advantages_of(group) or (0.0,) * len(group.rollouts)  # none yet: the rows are to be scored
+        for rollout, reward, advantage in zip(group.rollouts, group.rewards, found, strict=True):
             rows.append(
                 Row(
                     index=len(rows),
@@ -218,15 +221,24 @@ def step_completions(groups: Sequence[Group]) -> list[Row]:
                     group=number,
                     sampler=rollout.logprobs,
                     advantage=advantage,
-                    excluded=reward is None,
+                    excluded=reward is None or (mask_cut and rollout.finish == "length"),
                 )
             )
     return rows
 
 
+def of_high_entropy(rows: Sequence[Row], entropy: Sequence[Floats], share: float) -> list[Row]:
+    """The rows with the advantage 0 at every token whose entropy is below the batch's quantile: only the `share` of tokens with
+    the highest entropy is trained by the policy term, the normaliser stays (Beyond the 80/20 Rule, 2506.01939, Eq. 5)."""
+    trained = [entropy[row.index] for row in rows if not row.excluded]
+    least = top_entropy(trained, share) if trained else 0.0
+    return [replace(row, advantage=tuple(np.where(entropy[row.index] >= least, row.advantage, 0.0).tolist())) for row in rows]
+
+
+def sampler_logprobs(rows: Sequence[Row]) -> list[Floats]:
+    """What the sampler reported of each row, [C] each."""
+    return [np.array(row.sampler, dtype=np.float32) for row in rows]
+
+
 def _device(values: Any) -> mx.array | None:
     return None if values is None else mx.array(values)
-
-
-def _ratio(numerator: float, denominator: float) -> float | None:
-    return numerator / denominator if denominator else None

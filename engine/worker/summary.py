@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engine.types import Message
 
@@ -27,10 +28,20 @@ def paired_difference(base: Sequence[float], tuned: Sequence[float], counts: Seq
         return {"difference": None, "low": None, "high": None}
     d, c = np.array(used, dtype=np.float64).T
     value = float(d.sum() / c.sum())
-    if len(used) < 2:
+    spread = standard_error(d, c)
+    if spread is None:
         return {"difference": value, "low": None, "high": None}
-    spread = math.sqrt(len(used) / (len(used) - 1) * float(((d - value * c) ** 2).sum())) / float(c.sum())
     return {"difference": value, "low": value - 1.96 * spread, "high": value + 1.96 * spread}
+
+
+def standard_error(values: Sequence[float] | NDArray[np.float64], counts: Sequence[float] | NDArray[np.float64]) -> float | None:
+    """Of the ratio sum(values) / sum(counts), by the formula above; None with fewer than two rows that count."""
+    d, c = np.asarray(values, dtype=np.float64), np.asarray(counts, dtype=np.float64)
+    d, c = d[c > 0], c[c > 0]
+    if len(d) < 2:
+        return None
+    value = d.sum() / c.sum()
+    return math.sqrt(len(d) / (len(d) - 1) * float(((d - value * c) ** 2).sum())) / float(c.sum())
 
 
 def generate_command(model: Path, adapters: Path, example: Sequence[Message]) -> str:

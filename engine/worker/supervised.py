@@ -1,12 +1,15 @@
-"""Supervised fine-tuning: the completions in the data are the target, prompts are context only.
+"""Supervised fine-tuning: data.targets says which tokens of a row are learned, everything else is context.
 
-One token normaliser over the whole update, whatever its micro-batches; the stop token is a target, padding never is. What is
-left out: packing (an explicit mask would cost more than length-sorted rows save).
+One token normaliser over the whole update, whatever its micro-batches; the token that ends a turn is a target, padding never
+is. An update takes `prompts_per_step` rows: a row is a prompt with its completion, a whole chat, or one turn of a chat that
+cannot be one row (engine/data/targets.py). What is left out: packing (an explicit mask would cost more than length-sorted rows
+save).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -14,12 +17,14 @@ import numpy as np
 from jinja2 import TemplateError
 
 from engine.config import RunConfig
+from engine.data.targets import TargetRow, target_rows
 from engine.types import Example, Message, StepMetrics
 from engine.worker.batching import Batch, Row, aggregation_weights, pack
 from engine.worker.keys import step_rows
 from engine.worker.logprobs import completion_logprobs, score
 from engine.worker.losses import supervised_loss
 from engine.worker.model import Policy
+from engine.worker.rendering import ModelChat
 from engine.worker.task import Evaluation, Watch
 from engine.worker.work import StepWork
 
@@ -37,7 +42,13 @@ class SupervisedTask:
         self.micro_batch_rows = micro_batch_rows
         self.train = rows_within(policy, train, config)
         self.held_out = rows_within(policy, held_out, config)
+        self.left_out = self.train.left_out, self.held_out.left_out
         self.example: Sequence[Message] = held_out[0].messages
+
+    @property
+    def split_chats(self) -> int:
+        """Chats, training and held-out, that became several rows: their template does not keep earlier turns as they were."""
+        return self.train.split_chats + self.held_out.split_chats
 
     def begin(self, step: int, watch: Watch) -> StepWork:
         """Nothing to gather: the step's rows follow from its number."""
@@ -48,15 +59,12 @@ class SupervisedTask:
     def batches(self, work: StepWork) -> list[Batch]:
         """The update's micro-batches, every token weighted 1 / (all target tokens of the update)."""
         rows = self._rows(work.step)
-        weights = aggregation_weights("token_mean", [len(row.tokens) for row in rows], [0] * len(rows), 1)
-        return pack(
-            [Row(row.index, row.prompt, row.tokens, weight=weight) for row, weight in zip(rows, weights, strict=True)],
-            self.micro_batch_rows,
-        )
+        weights = aggregation_weights("token_mean", [row.targets for row in rows], [0] * len(rows), 1)
+        return pack([replace(row, weight=weight) for row, weight in zip(rows, weights, strict=True)], self.micro_batch_rows)
 
     def _rows(self, step: int) -> list[Row]:
         chosen = step_rows(len(self.train), self.config.sampling.prompts_per_step, step, self.config.run.seed)
-        return [Row(place, *self.train[i]) for place, i in enumerate(chosen)]
+        return [_row(place, self.train.rows[i]) for place, i in enumerate(chosen)]
 
     def loss(self, batch: Batch) -> tuple[mx.array, mx.array]:
         """Negative log-likelihood of one micro-batch; dropout is on only while it is computed."""
@@ -68,7 +76,7 @@ class SupervisedTask:
         return supervised_loss(logp, mask=mx.array(batch.mask), weight=mx.array(batch.weight))
 
     def metrics(self, work: StepWork) -> StepMetrics:
-        """Loss per target token."""
+        """Loss per target token; `tokens` are targets, `length` their mean per row."""
         update = work.updates[0]
         tokens = round(update.stats["tokens"])
         return StepMetrics(
@@ -79,6 +87,8 @@ class SupervisedTask:
             updates=1,
             tokens=tokens,
             length=tokens / self.config.sampling.prompts_per_step,
+            moved=update.moved,
+            skipped=0 if update.applied else 1,
             seconds=work.seconds,
         )
 
@@ -88,11 +98,14 @@ class SupervisedTask:
 
     def evaluate(self, step: int, watch: Watch) -> Evaluation:
         """Mean negative log-likelihood per target token of the held-out rows."""
-        rows = [Row(place, *pair) for place, pair in enumerate(self.held_out)]
+        held_out = self.held_out.rows
+        rows = [_row(place, row) for place, row in enumerate(held_out)]
         with watch.timed(step, "eval"):
             scored = score(self.policy, rows, 1.0, self.micro_batch_rows)
-        sums = [-float(np.sum(values, dtype=np.float64)) for values in scored]
-        counts = [float(len(values)) for values in scored]
+        sums = [
+            -float(np.sum(values[np.array(row.mask) > 0], dtype=np.float64)) for values, row in zip(scored, held_out, strict=True)
+        ]
+        counts = [float(row.targets) for row in rows]
         loss = sum(sums) / sum(counts)
         return Evaluation(-loss, tuple(-value for value in sums), tuple(counts), {"loss": loss, "n": len(rows)}, ())
 
@@ -100,15 +113,35 @@ class SupervisedTask:
         """Nothing is held."""
 
 
-def rows_within(policy: Policy, examples: Sequence[Example], config: RunConfig) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """(prompt ids, target ids) of each example, without those that are over the limits or that the chat template refuses (the
-    caller counts and says how many); a target always ends in a stop token."""
-    made = []
+@dataclass(frozen=True, slots=True)
+class KeptRows:
+    """The rows of a set of examples that a run uses, and what became of the others."""
+
+    rows: tuple[TargetRow, ...]
+    left_out: int  # rows over the limits, and examples that the chat template refuses
+    split_chats: int  # examples that became several rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def rows_within(policy: Policy, examples: Sequence[Example], config: RunConfig) -> KeptRows:
+    """The training rows of the examples, without those that are over the limits or that the chat template refuses."""
+    chat, sampling = ModelChat(policy.tokenizer, policy.stop_ids), config.sampling
+    kept: list[TargetRow] = []
+    left_out = split_chats = 0
     for example in examples:
         try:
-            _, prompt, target = policy.render(example.messages, example.completion or "")
+            rows = target_rows(chat, example, config.data.targets)
         except TemplateError:
+            left_out += 1
             continue
-        if len(prompt) <= config.sampling.max_prompt_tokens and len(target) <= config.sampling.max_completion_tokens:
-            made.append((tuple(prompt), tuple(target)))
-    return made
+        within = [row for row in rows if row.is_within(sampling.max_prompt_tokens, sampling.max_completion_tokens)]
+        kept += within
+        left_out += len(rows) - len(within)
+        split_chats += len(rows) > 1
+    return KeptRows(tuple(kept), left_out, split_chats)
+
+
+def _row(place: int, row: TargetRow) -> Row:
+    return Row(place, row.prompt, row.tokens, mask=row.mask)

@@ -19,8 +19,12 @@ class StepWork:
 
     step: int
     groups: list[Group] = field(default_factory=list)
+    discarded: list[Group] = field(default_factory=list)  # groups of equal rewards that dynamic sampling replaced
+    refills: int = 0  # its extra rollouts
     old: list[Floats] | None = None  # [rows] of [C]; None: a single update, the policy itself
-    ref: list[Floats] | None = None  # [rows] of [C]; None: beta is 0
+    ref: list[Floats] | None = None  # [rows] of [C]; None: no KL in the loss
+    entropy: list[Floats] | None = None  # [rows] of [C], nats; None: no mask by entropy
+    kl: float | None = None  # mean k1 per token, where the KL is in the reward
     updates: list[UpdateResult] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -29,8 +33,12 @@ class StepWork:
         return {
             "step": self.step,
             "groups": [asdict(group) for group in self.groups],
+            "discarded": [asdict(group) for group in self.discarded],
+            "refills": self.refills,
             "old": _lists(self.old),
             "ref": _lists(self.ref),
+            "entropy": _lists(self.entropy),
+            "kl": self.kl,
             "updates": [asdict(update) for update in self.updates],
             "seconds": self.seconds,
         }
@@ -41,8 +49,12 @@ class StepWork:
         return cls(
             step=tree["step"],
             groups=[_group(group) for group in tree["groups"]],
+            discarded=[_group(group) for group in tree["discarded"]],
+            refills=tree["refills"],
             old=_arrays(tree["old"]),
             ref=_arrays(tree["ref"]),
+            entropy=_arrays(tree["entropy"]),
+            kl=tree["kl"],
             updates=[UpdateResult(**update) for update in tree["updates"]],
             seconds=dict(tree["seconds"]),
         )
@@ -61,4 +73,13 @@ def _group(tree: Mapping[str, Any]) -> Group:
     rollouts = tuple(
         Rollout(**{**r, "token_ids": tuple(r["token_ids"]), "logprobs": tuple(r["logprobs"])}) for r in tree["rollouts"]
     )
-    return Group(prompt, rollouts, tuple(tree["reward_parts"]), tuple(tree["rewards"]), tuple(tree["advantages"]))
+    return Group(
+        prompt,
+        rollouts,
+        reward_parts=tuple(tree["reward_parts"]),
+        rewards=tuple(tree["rewards"]),
+        step_rewards=tuple(tuple((end, value) for end, value in steps) for steps in tree["step_rewards"]),
+        outcomes=tuple(tree["outcomes"]),
+        advantages=tuple(tree["advantages"]),
+        token_advantages=tuple(tuple(tokens) for tokens in tree["token_advantages"]),
+    )

@@ -19,6 +19,7 @@ from engine import config as configs
 from engine.api import Engine
 from engine.cli import modes
 from engine.runs.state import RunState
+from tests.bench.marked import write
 
 ROOT = Path(__file__).resolve().parents[2]
 START, END = "<!-- demo table: written by `python -m tests.bench.demo_table --write README.md` -->", "<!-- end of demo table -->"
@@ -84,16 +85,6 @@ def table(results: list[Result]) -> list[str]:
     return lines
 
 
-def write(path: Path, lines: list[str]) -> None:
-    """Put the table between its markers."""
-    text = path.read_text(encoding="utf-8")
-    if START not in text or END not in text:
-        raise ValueError(f"{path}: no table markers")
-    before, _, rest = text.partition(START)
-    _, _, after = rest.partition(END)
-    path.write_text(f"{before}{START}\n" + "\n".join(lines) + f"\n{END}{after}", encoding="utf-8")
-
-
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
@@ -108,7 +99,7 @@ async def main() -> None:
     lines = table(results)
     print("\n".join(lines))
     if chosen.write is not None:
-        write(chosen.write, lines)
+        write(chosen.write, START, END, lines)
 
 
 if __name__ == "__main__":

@@ -94,12 +94,12 @@ def test_a_whole_surrogate_pair_is_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("call", [read_rows, lambda path: load(path, kind="rl")])
 def test_files_that_cannot_be_read(tmp_path: Path, call: Any) -> None:
     (tmp_path / "empty.jsonl").touch()
-    (tmp_path / "rows.csv").write_text("a,b")
+    (tmp_path / "rows.xlsx").write_text("a,b")
     (tmp_path / "rows").write_text("{}")
     (tmp_path / "folder.jsonl").mkdir()
     for name, what in {
         "empty.jsonl": "is empty",
-        "rows.csv": ".csv",
+        "rows.xlsx": ".xlsx",
         "rows": "no ending",
         "folder.jsonl": "folder",
         "missing.jsonl": "no such",
@@ -108,7 +108,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, call: Any) -> None:
             call(tmp_path / name)
         assert str(tmp_path / name) in caught.value.where and caught.value.remedy
     with pytest.raises(InputError, match="supported") as caught:
-        call(tmp_path / "rows.csv")
+        call(tmp_path / "rows.xlsx")
     assert ".jsonl" in caught.value.remedy
 
 

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from engine.data.template import ChatTokenizer
 from engine.errors import InputError
 from engine.types import Message
+from tests.support.chats import write_family
 
 CHATML = """\
 {%- if messages[0]['role'] != 'system' %}
@@ -98,6 +99,31 @@ def test_special_tokens_are_not_added(tmp_path: Path) -> None:
     tokenizer = ChatTokenizer(folder(tmp_path / "m"))
     assert tokenizer.encode("<|im_end|>") == [2]
     assert tokenizer.encode("") == []
+
+
+def test_special_tokens_are_added_where_they_are_asked_for(tmp_path: Path) -> None:
+    """As transformers does with a text that no chat template has written: here a BOS token before it."""
+    path = write_family(tmp_path / "m", "none")
+    ours, theirs = ChatTokenizer(path), AutoTokenizer.from_pretrained(str(path))
+    assert ours.encode("Hi", special=True) == theirs.encode("Hi") == [0, *ours.encode("Hi")]
+
+
+def test_stop_tokens_are_the_models_and_the_tokenizers(tmp_path: Path) -> None:
+    """generation_config.json wins over config.json; the tokenizer's own end is one, too, and is the one that is appended."""
+    path = folder(tmp_path / "m")
+    assert (ChatTokenizer(path).stop_ids, ChatTokenizer(path).eos_id) == ({2}, 2)
+    (path / "config.json").write_text('{"eos_token_id": 1}')
+    assert ChatTokenizer(path).stop_ids == {1, 2}
+    (path / "generation_config.json").write_text('{"eos_token_id": [0, 2]}')
+    assert (ChatTokenizer(path).stop_ids, ChatTokenizer(path).eos_id) == ({0, 2}, 2)
+    (path / "tokenizer_config.json").write_text("{}")
+    assert ChatTokenizer(path).eos_id is None
+
+
+def test_thinking_is_asked_for_where_the_model_has_tokens_for_it(tmp_path: Path) -> None:
+    for name, header in (("thinking", ""), ("unthinking", "<think>\n\n</think>\n\n")):
+        text = ChatTokenizer(write_family(tmp_path / name, name)).render(CHATS[0], True)
+        assert text.endswith(f"<|im_start|>assistant\n{header}")
 
 
 def test_variables_reach_the_template(tmp_path: Path) -> None:

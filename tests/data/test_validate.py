@@ -12,11 +12,14 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from engine.cli import screens
+from engine.config import model_folder
 from engine.data.formats import load
+from engine.data.targets import target_rows
 from engine.data.template import ChatTokenizer
 from engine.data.validate import TokenLengths, require_one_within, token_lengths, validate
 from engine.errors import InputError
 from engine.types import Example, Message
+from tests.support.chats import write_family
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -33,9 +36,10 @@ def words(tmp_path: Path) -> Path:
     """A model folder whose tokens are words: lengths can be counted by hand. Its template adds BEGIN and refuses system turns."""
     path = tmp_path / "words"
     path.mkdir()
-    tokenizer = Tokenizer(models.WordLevel({"?": 0, "BEGIN": 1}, unk_token="?"))
+    tokenizer = Tokenizer(models.WordLevel({"?": 0, "BEGIN": 1, "END": 2}, unk_token="?"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.save(str(path / "tokenizer.json"))
+    (path / "tokenizer_config.json").write_text('{"eos_token": "END"}')
     (path / "chat_template.jinja").write_text(
         "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
         "{{ m.content }} {% endfor %}"
@@ -112,6 +116,51 @@ def test_lengths(tmp_path: Path, words: Path) -> None:
     assert validate(path, "sft", tokenizer=words).verdict == "ready"
     rl = validate(path, "grpo", tokenizer=words, max_prompt_tokens=1)
     assert (rl.verdict, rl.completion_tokens) == ("unusable", None)
+
+
+def talk(*texts: str) -> dict[str, list[dict[str, str]]]:
+    return {"messages": [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(texts)]}
+
+
+def test_a_chat_is_one_row_from_its_first_target_on(tmp_path: Path) -> None:
+    """The embedded model's tokens are bytes, each turn has a header and an end: <user>a<end><assistant> are 4 tokens, then come
+    bb<end> <user>c<end><assistant> ddd<end>, 3 + 4 + 4. `last` learns the last 4 after 11; `all` everything after the first."""
+    path = write(tmp_path / "a.jsonl", talk("a", "bb", "c", "ddd"))
+    found = {}
+    for targets in ("assistant", "last", "all"):
+        report = validate(path, "sft", tokenizer=model_folder("demo"), targets=targets)
+        assert report.prompt_tokens is not None and report.completion_tokens is not None
+        assert (report.training_rows, report.split_chats, report.verdict) == (1, 0, "ready")
+        found[targets] = (report.prompt_tokens.max, report.completion_tokens.max)
+    assert found == {"assistant": (4, 11), "last": (11, 4), "all": (1, 14)}
+    rewards = validate(path, "grpo", tokenizer=model_folder("demo"), targets="all")
+    assert rewards.prompt_tokens is not None and rewards.prompt_tokens.max == 11 and rewards.completion_tokens is None
+
+
+def test_rows_of_split_chats_are_measured_one_by_one(tmp_path: Path) -> None:
+    """Two chats of two replies, and one exchange: 5 rows. Of the prompts only the first ones are within the limit."""
+    path = write(tmp_path / "a.jsonl", talk("a", "b", "c", "d"), talk("e", "f", "g", "h"), talk("i", "j"))
+    folder = write_family(tmp_path / "m", "thinking")
+    report = validate(path, "sft", tokenizer=folder)
+    assert (report.usable, report.training_rows, report.split_chats) == (3, 5, 2)
+    assert report.prompt_tokens is not None
+    limited = validate(path, "sft", tokenizer=folder, max_prompt_tokens=report.prompt_tokens.min)
+    assert limited.prompt_tokens is not None and limited.prompt_tokens.over_limit == 2
+    assert limited.verdict == "ready with warnings"
+    assert validate(path, "sft", tokenizer=folder, max_prompt_tokens=1).verdict == "unusable"
+    plain = validate(path, "sft")
+    assert (plain.training_rows, plain.split_chats) == (None, 0)
+
+
+def test_one_turn_of_a_chat_within_the_limits_is_enough(tmp_path: Path) -> None:
+    examples = load(write(tmp_path / "a.jsonl", talk("a", "b", "c", "d")), kind="sft").examples
+    tokenizer = ChatTokenizer(write_family(tmp_path / "m", "thinking"))
+    first, second = target_rows(tokenizer, examples[0], "assistant")
+    limits = {"max_prompt_tokens": len(first.prompt), "max_completion_tokens": len(first.tokens), "where": "a.jsonl"}
+    require_one_within(examples, tokenizer, **limits)
+    assert len(first.prompt) < len(second.prompt)
+    with pytest.raises(InputError, match=f"the shortest prompt has {len(second.prompt)} tokens"):
+        require_one_within(examples, tokenizer, targets="last", **limits)
 
 
 def test_prompts_that_the_template_refuses(tmp_path: Path, words: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from engine.rewards.combine import combine
+from engine.rewards.combine import combine, outcomes
 
 
 def test_weighted_sum() -> None:
@@ -25,3 +25,16 @@ def test_a_row_without_an_applicable_part_has_no_total() -> None:
 
 def test_no_rows() -> None:
     assert combine([], [], {"a": 1.0}) == []
+
+
+def test_outcomes_leave_process_parts_out() -> None:
+    """Row 0: 1.0 x 1 without the process part. Row 1: the process part alone applies: 0. Rows 2 and 3: nothing; failed."""
+    parts: list[dict[str, float | None]] = [
+        {"answer": 1.0, "chain": 0.5},
+        {"answer": None, "chain": 0.5},
+        {"answer": None, "chain": None},
+        {"answer": 1.0, "chain": None},
+    ]
+    failed, weights = [False, False, False, True], {"answer": 1.0, "chain": 2.0}
+    assert outcomes(parts, failed, weights, {"chain"}) == [1.0, 0.0, None, None]
+    assert outcomes(parts, failed, weights, ()) == combine(parts, failed, weights) == [2.0, 1.0, None, None]

@@ -25,13 +25,13 @@ def keys(method: str) -> set[str]:
 
 
 def test_a_method_has_the_fields_that_it_uses() -> None:
-    """Supervised training samples nothing and has no rewards; a reward method may not drop out."""
+    """Supervised training samples nothing and has no rewards; a reward method may neither drop out nor choose targets."""
     sft, grpo = keys("sft"), keys("grpo")
     assert grpo - sft == {
         *("sampling.group_size", "sampling.temperature", "rewards"),
         *(f"objective.{name}" for name in configs.ObjectiveConfig.model_fields),
     }
-    assert sft - grpo == {"adapter.dropout"}
+    assert sft - grpo == {"adapter.dropout", "data.targets"}
     assert {"run.steps", "optim.learning_rate", "sampling.prompts_per_step", "data.format"} <= sft & grpo
     assert not {"method", MODEL, TRAIN, VALID} & (sft | grpo)
 

@@ -193,11 +193,12 @@ async def test_metrics_are_walked_through(tmp_path: Path) -> None:
     async with live(tmp_path, record.id) as pilot:
         await pilot.press("2")
         found = []
-        for _ in range(10):
+        for _ in range(13):
             await settle(pilot)
             found.append(painted_text(pilot.app).splitlines()[1].split()[0])
             await pilot.press("right_square_bracket")
-        assert found == ["reward", "held-out", "loss", "kl", "length", "entropy", "clip", "grad_norm", "lr", "tokens"]
+        pages = "reward held-out loss kl length entropy clip ratio groups gap grad_norm lr tokens"
+        assert found == pages.split()
         await pilot.press("left_square_bracket")
         await settle(pilot)
         assert painted_text(pilot.app).splitlines()[1].startswith(" tokens")

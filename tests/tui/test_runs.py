@@ -41,7 +41,7 @@ SIZES = [(80, 24), (120, 40)]
 @pytest.fixture(autouse=True)
 def _no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """The chip and the free memory of the machine that tests run on do not belong in a golden."""
-    monkeypatch.setattr(runs_screen, "machine", lambda: "a machine")
+    monkeypatch.setattr(runs_screen, "machine", lambda facts: "a machine")
 
 
 @pytest.fixture
@@ -96,6 +96,7 @@ async def test_an_empty_home_says_what_the_tool_does_and_how_to_begin(size: tupl
     async with DroidTuneApp().run_test(size=size) as pilot:
         await wait_for_text(pilot, "watch the demo model learn to think")
         await wait_for_text(pilot, "a machine")
+        await wait_for_text(pilot, "self-test")
         check_golden(f"runs_empty_{size[0]}x{size[1]}", painted_text(pilot.app))
 
 
@@ -104,9 +105,41 @@ async def test_the_table_shows_every_state_and_the_marked_runs_trouble(size: tup
     async with DroidTuneApp().run_test(size=size) as pilot:
         await wait_for_text(pilot, "old-laptop-run")
         await wait_for_text(pilot, "a machine")
+        await wait_for_text(pilot, "self-test")
         await pilot.press("j", "j", "j")
         await settle(pilot)
         check_golden(f"runs_{size[0]}x{size[1]}", painted_text(pilot.app))
+
+
+async def test_the_last_self_test_is_told_beside_the_runs(home: Path, six: list[RunRecord]) -> None:
+    """Not run yet, then passed, then failed by another version: a calm line, and a warning with its sign."""
+    from engine import hardware, selftest
+    from engine.selftest_checks import CHECKS, Report, Subject, result
+
+    subject = Subject(device="cpu", device_name=None, dtype="float32")
+    facts = hardware.facts()
+    report = Report(
+        date="2026-11-22T16:30:00+01:00",
+        host="",
+        chip=facts.chip,
+        backend=facts.backend,
+        versions=dict(facts.versions),
+        model="demo",
+        subject=subject,
+        seconds=4.0,
+        results=tuple(result(check) for check in CHECKS),
+    )
+    path = selftest.report_file(home)
+    path.parent.mkdir()
+    async with DroidTuneApp().run_test(size=(80, 24)) as pilot:
+        screen = await _loaded(pilot)
+        await wait_for_text(pilot, "self-test not run yet: droid-tune doctor --selftest")
+        path.write_text(report.model_dump_json())
+        screen.load()
+        await wait_for_text(pilot, f"self-test passed 2026-11-22 · mlx {facts.versions['mlx']}")
+        path.write_text(report.model_copy(update={"chip": "another"}).model_dump_json())
+        screen.load()
+        await wait_for_text(pilot, "⚠ self-test passed 2026-11-22, but chip was another")
 
 
 async def test_a_terminal_without_unicode_gets_ascii_alone(six: list[RunRecord], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ model: demo
 method: grpo
 data: {train: rows.jsonl}
 sampling: {prompts_per_step: 6, group_size: 4, max_prompt_tokens: 40, max_completion_tokens: 12, temperature: 0.6}
-objective: {minibatches: 4, updates_per_rollout: 2}
+objective: {minibatches: 4, updates_per_rollout: 2, beta: 0.0}
 rewards:
   - {name: right, weight: 2.0, file: rewards.py}
   - {name: long, weight: -0.5, file: rewards.py}
@@ -97,7 +97,7 @@ class Bench:
         (folder / "rewards.py").write_text(REWARD_FILE)
         self.folder = folder
         self.warnings: list[dict[str, Any]] = []
-        self.judge = Judge(self.config().rewards, self.warn)
+        self.judge = Judge(self.config().rewards, self.warn, lambda tokens: "".join(map(chr, tokens)))
 
     def warn(self, kind: str, message: str, remedy: str, **more: Any) -> None:
         self.warnings.append({"kind": kind, "message": message, **more})

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from engine.worker import golden
 from engine.worker.advantages import advantages
 
-CASES = json.loads((Path(__file__).parents[1] / "golden" / "advantages.json").read_text())["cases"]
+CASES = golden.fixture("advantages")["cases"]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from engine.config import OptimConfig
+from engine.optim_rules import USES
 from engine.types import Group, Prompt, Rollout
 from engine.worker import checkpoint
 from engine.worker.batching import pack
@@ -22,21 +23,21 @@ from .rows import nudge
 from .test_keys_trainer_summary import ROWS, nll
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("optimizer", USES)
 @pytest.mark.parametrize("kind", ["lora", "dora", "full"])
 def test_training_goes_on_from_a_checkpoint_to_the_same_bits(
     make_policy: Callable[..., Policy], tmp_path: Path, kind: str, optimizer: str
 ) -> None:
-    """Three updates in one go, and two, saved, loaded into a fresh model, and the third: equal weights and moments."""
+    """Four updates in one go, and two, saved, loaded into a fresh model, and two more: equal weights and moments."""
     config = OptimConfig.model_validate({"name": optimizer, "learning_rate": 0.01})
     batches = pack(ROWS, 2)
 
     def fresh() -> tuple[Policy, Trainer]:
         policy = make_policy(kind)
-        return policy, Trainer(policy, config, total_updates=3, seed=0)
+        return policy, Trainer(policy, config, total_updates=4, seed=0)
 
     policy, trainer = fresh()
-    for number in range(3):
+    for number in range(4):
         trainer.update(number, batches, nll(policy))
     first, before = fresh()
     for number in range(2):
@@ -44,9 +45,11 @@ def test_training_goes_on_from_a_checkpoint_to_the_same_bits(
     checkpoint.save(tmp_path / "step-000002", first, before, {"a": 1}, tmp_path / "adapters")
     second, after = fresh()
     assert checkpoint.load(tmp_path / "step-000002", second, after) == {"a": 1}
-    after.update(2, batches, nll(second))
+    for number in (2, 3):
+        after.update(number, batches, nll(second))
     for name, value in policy.trainable().items():
         assert mx.array_equal(value, second.trainable()[name]).item(), name
+    assert trainer.state().keys() == after.state().keys()
     for name, value in trainer.state().items():
         assert mx.array_equal(value, after.state()[name]).item(), name
 
@@ -78,6 +81,18 @@ def test_the_latest_checkpoint_is_the_furthest_and_half_written_ones_do_not_coun
     assert checkpoint.latest(tmp_path / "nowhere") is None
 
 
+def test_the_newest_of_those_that_are_kept_outlives_younger_ones(tmp_path: Path) -> None:
+    """1 and 2 are kept for a reason, then 3 to 6 come, with room for two: 2, 5 and 6 stay."""
+    for number in range(1, 7):
+        folder = tmp_path / checkpoint.folder_name(number, -1)
+        folder.mkdir()
+        (folder / "state.json").write_text("{}")
+        if number < 3:
+            checkpoint.keep(folder, "non-finite")
+        checkpoint.prune(tmp_path, keep=2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000002", "step-000005", "step-000006"]
+
+
 def test_the_best_adapter_goes_back_to_what_it_was(make_policy: Callable[..., Policy], tmp_path: Path) -> None:
     """Best at the checkpoint, then a later best that the resumed run has not seen: the first comes back."""
     policy = make_policy("lora")
@@ -98,9 +113,15 @@ def test_a_step_under_way_survives_json_to_the_bit() -> None:
 
     values = np.random.default_rng(0).standard_normal(5).astype(np.float32)
     rollout = Rollout((1, 2, 3), tuple(float(v) for v in values[:3]), "stop", "a\ud800b")
-    group = Group(Prompt(3, (7, 8), "p", "4"), (rollout, rollout), ({"a": 1.0}, {"a": None}), (1.0, None), (0.5, 0.0))
-    update = UpdateResult(0.1 + 0.2, 1 / 3, 1e-5, {"units": 3.0}, True)
-    work = StepWork(4, [group], [values], None, [update], {"rollout": 0.25})
+    group = Group(
+        Prompt(3, (7, 8), "p", "4"),
+        (rollout, rollout),
+        ({"a": 1.0}, {"a": None}),
+        rewards=(1.0, None),
+        advantages=(0.5, 0.0),
+    )
+    update = UpdateResult(0.1 + 0.2, 1 / 3, 1e-5, {"units": 3.0}, True, 0.9)
+    work = StepWork(4, [group], old=[values], updates=[update], seconds={"rollout": 0.25})
     back = StepWork.from_dict(json.loads(json.dumps(work.as_dict())))
     assert back.groups == work.groups and back.updates == work.updates and back.seconds == work.seconds
     assert back.old is not None and np.array_equal(back.old[0], values) and back.ref is None

@@ -73,7 +73,7 @@ def test_an_sgd_update_moves_weights_against_the_clipped_gradient(make_policy: C
     before = {name: np.array(value) for name, value in policy.trainable().items()}
     result = trainer.update(0, pack(ROWS, 1), nll(policy))
     moved = np.sqrt(sum(float(((np.array(value) - before[name]) ** 2).sum()) for name, value in policy.trainable().items()))
-    assert result.applied and result.grad_norm > 0.1
+    assert result.applied and result.grad_norm > 0.1 and result.moved is not None and result.moved > 0.5
     assert moved == pytest.approx(0.5 * 0.1, rel=1e-3)
 
 
@@ -95,7 +95,7 @@ def test_an_update_without_rows_has_a_zero_gradient(make_policy: Callable[..., P
     trainer = Trainer(policy, OptimConfig(schedule="constant", warmup=0), total_updates=1, seed=0)
     before = policy.trainable()
     result = trainer.update(0, [], nll(policy))
-    assert (result.loss, result.grad_norm, result.applied) == (0.0, 0.0, True)
+    assert (result.loss, result.grad_norm, result.applied, result.moved) == (0.0, 0.0, True, None)
     for name, value in policy.trainable().items():
         assert mx.array_equal(value, before[name]).item()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -11,56 +9,17 @@ import numpy as np
 import pytest
 
 from engine.methods import Objective
+from engine.worker import golden
 from engine.worker.batching import aggregation_weights
-from engine.worker.losses import policy_loss, supervised_loss
+from engine.worker.losses import STATS, policy_loss, supervised_loss
 
-FIXTURE = json.loads((Path(__file__).parents[1] / "golden" / "policy_losses.json").read_text())
+FIXTURE = golden.fixture("policy_losses")
 CASES = {case["name"]: case for case in FIXTURE["cases"]}
-
-
-def evaluate(case: dict[str, Any]) -> tuple[float, np.ndarray]:
-    """Loss and d loss / d logp of a case, by the product's own function."""
-    inputs, spec = case["inputs"], case["spec"]
-    array = lambda name: None if inputs[name] is None else mx.array(np.array(inputs[name], dtype=np.float32))  # noqa: E731
-    mask = np.array(inputs["mask"])
-    lengths = [int(n) for n in mask.sum(axis=1)]
-    weight = {
-        "seq_mean": [1 / (inputs["num_sequences"] * max(n, 1)) for n in lengths],
-        "constant": [1 / (inputs["num_sequences"] * inputs["max_completion_length"])] * len(lengths),
-        "token_mean": [1 / inputs["num_items"]] * len(lengths),
-    }[spec["aggregate"]]
-    objective = Objective(
-        ratio=spec["ratio"],
-        surrogate=spec["surrogate"],
-        aggregate=spec["aggregate"],
-        epsilon_low=spec["epsilon_low"],
-        epsilon_high=spec["epsilon_high"],
-        delta=spec["delta"],
-        beta=spec["beta"],
-        kl=spec["kl"] or "k3",
-        tis_cap=spec["tis_cap"] if spec["tis"] else None,
-    )
-    advantage = mx.broadcast_to(array("advantage")[:, None], mask.shape)
-
-    def loss(logp: mx.array) -> mx.array:
-        return policy_loss(
-            logp,
-            objective=objective,
-            mask=array("mask"),
-            advantage=advantage,
-            weight=mx.array(weight),
-            old=array("old_logp"),
-            sampler=array("sampler_logp"),
-            ref=array("ref_logp"),
-        )[0]
-
-    value, gradient = mx.value_and_grad(loss)(array("logp"))
-    return float(value.item()), np.array(gradient)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_loss_and_gradient_agree_with_the_reference(name: str) -> None:
-    value, gradient = evaluate(CASES[name])
+    value, gradient = golden.loss_and_gradient(CASES[name])
     assert abs(value - CASES[name]["loss"]) <= 1e-6
     np.testing.assert_allclose(gradient, CASES[name]["dloss_dlogp"], rtol=0, atol=1e-6)
 
@@ -68,11 +27,14 @@ def test_loss_and_gradient_agree_with_the_reference(name: str) -> None:
 @pytest.mark.parametrize("relation", FIXTURE["relations"], ids=lambda r: r["kind"] + ":" + str(r.get("whole", r.get("cases"))))
 def test_relations_between_cases_hold(relation: dict[str, Any]) -> None:
     if relation["kind"] == "sum":
-        whole, parts = evaluate(CASES[relation["whole"]]), [evaluate(CASES[name]) for name in relation["parts"]]
+        whole, parts = (
+            golden.loss_and_gradient(CASES[relation["whole"]]),
+            [golden.loss_and_gradient(CASES[name]) for name in relation["parts"]],
+        )
         assert abs(whole[0] - sum(value for value, _ in parts)) <= 1e-6
         np.testing.assert_allclose(whole[1], np.concatenate([gradient for _, gradient in parts]), rtol=0, atol=1e-6)
         return
-    (first, *others) = [evaluate(CASES[name]) for name in relation["cases"]]
+    (first, *others) = [golden.loss_and_gradient(CASES[name]) for name in relation["cases"]]
     for other in others:
         if "loss" in relation["of"]:
             assert abs(first[0] - other[0]) <= 1e-6
@@ -112,10 +74,13 @@ def test_stats_count_what_the_clip_did() -> None:
     _, stats = policy_loss(
         logp, objective=Objective(), mask=mx.ones((2, 2)), advantage=advantage, weight=mx.ones(2), old=old, sampler=sampler
     )
-    units, ratio, low, high, tokens, kl, mismatch = stats.tolist()
-    assert (units, low, high, tokens, kl) == (4, 1, 1, 4, 0)
-    assert ratio == pytest.approx(np.exp(0.3) + np.exp(-0.3) + 2, abs=1e-6)
-    assert mismatch == pytest.approx(0.1, abs=1e-6)
+    found = dict(zip(STATS, stats.tolist(), strict=True))
+    exact = {"units": 4, "clip_low": 1, "clip_high": 1, "tokens": 4, "kl": 0, "tis": 4, "entropy": 0}
+    assert {name: found[name] for name in exact} == exact
+    assert found["ratio"] == pytest.approx(np.exp(0.3) + np.exp(-0.3) + 2, abs=1e-6)
+    assert found["ratio_gap"] == pytest.approx(np.exp(0.3) - np.exp(-0.3), abs=1e-6)
+    assert found["mismatch"] == pytest.approx(0.1, abs=1e-6)
+    assert found["mismatch_kl"] == pytest.approx(np.exp(0.1) - 1 - 0.1, abs=1e-6)
 
 
 def test_nothing_of_the_reference_is_used_at_beta_zero() -> None:

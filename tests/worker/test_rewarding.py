@@ -12,8 +12,10 @@ import mlx.core as mx
 import pytest
 
 from engine.errors import InputError
+from engine.objective import Objective
 from engine.types import Group, Prompt, Rollout
 from engine.worker import step as step_module
+from engine.worker.credit import with_advantages
 from engine.worker.losses import STATS
 from engine.worker.model import Policy
 from engine.worker.trainer import UpdateResult
@@ -32,9 +34,11 @@ from .step_bench import (
 
 
 def judged(bench: Bench, plans: Sequence[Plan], mode: Any = "none", step: int = 3) -> list[Group]:
+    """The plans' groups, with the advantages that the mode makes of their rewards."""
     prompts = [Prompt(place, (1,), plan.text, None) for place, plan in enumerate(plans)]
     rollouts = [[Rollout((65 + member,), (-1.0,), "stop", f"{plan.text} {member}") for member in range(4)] for plan in plans]
-    return bench.judge.groups(prompts, [plan.example() for plan in plans], rollouts, mode, step)
+    groups = bench.judge.groups(prompts, [plan.example() for plan in plans], rollouts, step)
+    return with_advantages(groups, Objective(advantage=mode))
 
 
 def test_the_judge_weights_and_sums_what_applies(bench: Bench) -> None:
@@ -80,7 +84,10 @@ def test_metrics_of_a_step(make_policy: Callable[..., Policy], bench: Bench) -> 
     deviation is sqrt(8.8 / 4) = 1.48324. The second group has no variance, the third only one reward: 2 without signal.
     Tokens 1 + 2 + 3 + 4 + 5 + 5 = 20, so length 20 / 6; two of six cut: 1/3. Log-probabilities sum to -(1 + 2 + 3 + 4) 0.5
     - 10 x 1.5 = -20: entropy 20 / 20 = 1. `right` applies to five: (1 + 0 + 1 + 1 + 2) / 5 = 1; `long` to none.
-    Updates: ratio (10.5 + 9.9) / 20 = 1.02, clipped below 1/20, above 3/20, KL 3 / 20, mismatch of the first alone 0.2 / 10.
+    Updates: ratio (10.5 + 9.9) / 20 = 1.02, clipped below 1/20, above 3/20, KL 3 / 20; of the first alone the mismatch 0.2 / 10,
+    its KL 0.1 / 10 and the ratio's gap 0.5 / 10; of the second alone the gap 0.3 / 10. Spread of `right` in groups:
+    variances 1/4 and 0 (of the third only one value is there), so 2 x sqrt(1/8). The second group's two completions
+    have no advantage, nor has the third's one with a reward: with the other excluded, three are dropped where no KL needs them.
     """
 
     def rollout(length: int, logprob: float, cut: bool = False) -> Rollout:
@@ -96,8 +103,8 @@ def test_metrics_of_a_step(make_policy: Callable[..., Policy], bench: Bench) -> 
         group((rollout(5, -1.5, cut=True), rollout(5, -1.5, cut=True)), (None, 2), (None, 3)),
     ]
     updates = [
-        UpdateResult(0.5, 2.0, 1e-3, dict(zip(STATS, (10, 10.5, 1, 0, 10, 1.0, 0.2), strict=True)), True),
-        UpdateResult(0.1, 1.0, 5e-4, dict(zip(STATS, (10, 9.9, 0, 3, 10, 2.0, 9.0), strict=True)), True),
+        UpdateResult(0.5, 2.0, 1e-3, dict(zip(STATS, (10, 10.5, 0.5, 1, 0, 10, 1.0, 0.2, 0.1, 10, 0), strict=True)), True, 0.5),
+        UpdateResult(0.1, 1.0, 5e-4, dict(zip(STATS, (10, 9.9, 0.3, 0, 3, 10, 2.0, 9.0, 8.0, 10, 0), strict=True)), True, 0.25),
     ]
     work = StepWork(7, groups=groups, updates=updates, seconds={"rollout": 1.5})
     found = bench.task(make_policy("lora"), objective__beta=0.05).metrics(work)
@@ -108,7 +115,12 @@ def test_metrics_of_a_step(make_policy: Callable[..., Policy], bench: Bench) -> 
     assert (found.zero_std_groups, found.excluded) == (2, 1)
     assert found.parts == {"right": 1.0, "long": None}
     assert (found.ratio, found.clip_low, found.clip_high) == pytest.approx((1.02, 0.05, 0.15))
-    assert (found.kl, found.mismatch) == pytest.approx((0.15, 0.02))
+    assert (found.kl, found.mismatch, found.mismatch_kl) == pytest.approx((0.15, 0.02, 0.01))
+    assert (found.ratio_gap_first, found.ratio_gap_later) == pytest.approx((0.05, 0.03))
+    assert (found.reward_min, found.reward_max, found.moved, found.skipped) == (-1, 3, 0.25, 0)
+    assert found.parts_spread == {"right": pytest.approx(2 * math.sqrt(1 / 8)), "long": None}
+    assert found.dropped == 0 and bench.task(make_policy("lora")).metrics(work).dropped == 3
+    assert found.masked is found.refills is found.discarded is found.tis is None
     assert found.seconds == {"rollout": 1.5}
     assert bench.task(make_policy("lora")).metrics(work).kl is None
 

@@ -17,12 +17,16 @@ from engine.safe_text import safe_text
 from tui.actions.base import bindings
 from tui.screens.base import Page, plain
 from tui.screens.runs_table import RunTable
-from tui.theme import drawn
+from tui.theme import SELFTEST_STYLES, drawn
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from textual.widgets import Input
 
     from engine.config import RunConfig
+    from engine.hardware import Hardware
+    from engine.selftest_checks import Outcome
     from tui.run_rows import RowReader, RunRow
 
 REFRESH_SECONDS = 2.0
@@ -39,12 +43,15 @@ class RunsScreen(Page):
 
     SCOPE = "runs"
     BINDINGS: ClassVar[list[BindingType]] = bindings("runs")
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (16, "-tall")]  # noqa: RUF012 - Textual declares it so
     DEFAULT_CSS = """
     RunsScreen RunTable { margin-top: 1; }
     RunsScreen #empty { display: none; height: 1fr; padding: 1; }
     RunsScreen.-empty #empty { display: block; }
     RunsScreen.-empty RunTable { display: none; }
     RunsScreen #note { height: auto; max-height: 3; }
+    RunsScreen #selftest { height: auto; max-height: 2; }
+    RunsScreen.-short #selftest { display: none; }
     RunsScreen #filter { height: 1; border: none; padding: 0; }
     """
 
@@ -63,6 +70,7 @@ class RunsScreen(Page):
         yield RunTable(self.app.glyphs)
         yield Static(first_steps(), id="empty")
         yield Static(plain("looking for runs", "$text-muted"), id="note")
+        yield Static(id="selftest")
 
     def on_mount(self) -> None:
         self.set_where("runs")
@@ -178,8 +186,9 @@ class RunsScreen(Page):
                 self._take([row_of(summary) for summary in summaries])  # their journals' ends take as long again
             self._take(await asyncio.to_thread(self._reader.rows, summaries))
             self._due_t = monotonic() + max(COST_SHARE * (monotonic() - started) - REFRESH_SECONDS, 0.0)
-            self._machine = await asyncio.to_thread(machine)
+            self._machine, tested = await asyncio.to_thread(look, engine.home)
             self._show_where()
+            self._show_selftest(*tested)
 
     @work(group=STARTING, exit_on_error=False)
     async def _start_demo(self) -> None:
@@ -231,6 +240,10 @@ class RunsScreen(Page):
         right = [self._machine, f"{training} training" if training else ""]
         self.set_where(drawn(f"runs{filtered}", self.app.glyphs), safe_text("   ".join(filter(None, right))))
 
+    def _show_selftest(self, outcome: Outcome, line: str) -> None:
+        sign, style = SELFTEST_STYLES[outcome]
+        self.query_one("#selftest", Static).update(plain(drawn(sign + safe_text(line), self.app.glyphs), style))
+
     def _move(self, to: int) -> None:
         self.table.move(to)
         self.refresh_bindings()  # another run may be resumed or not
@@ -262,10 +275,15 @@ def demo_config() -> RunConfig:
     return config.load(share.share_root("configs") / "demo.yaml", {}).config
 
 
-def machine() -> str:
-    """The chip and the memory that is free."""
-    from engine import hardware
+def look(home: Path) -> tuple[str, tuple[Outcome, str]]:
+    """The machine in a few words, and the last self-test with how serious it is."""
+    from engine import hardware, selftest
 
     facts = hardware.facts()
+    return machine(facts), selftest.last_line(home, facts)
+
+
+def machine(facts: Hardware) -> str:
+    """The chip and the memory that is free."""
     free = facts.memory_available_bytes
     return f"{facts.chip}   {free / 1e9:.0f} GB free" if free is not None else facts.chip

@@ -134,6 +134,12 @@ def side_lines(snapshot: RunSnapshot, room: Room) -> list[Content]:
     same, groups = snapshot.last("zero_std_groups"), snapshot.last("groups")
     if same is not None:
         rows.append(("same score", f"{same:.0f}" + (f" of {groups:.0f}" if groups is not None else "")))
+    if replaced := snapshot.last("discarded"):
+        rows.append(("replaced", f"{replaced:.0f} groups"))
+    if masked := snapshot.last("masked"):
+        rows.append(("cut, masked", f"{masked:.0f} answers"))
+    if skipped := snapshot.last("skipped"):
+        rows.append(("not finite", f"{skipped:.0f} updates"))
     if excluded := snapshot.last("excluded"):
         rows.append(("left out", f"{excluded:.0f} answers"))
     return columns(rows, room)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -108,13 +109,19 @@ def check_file(path: Path, config: RunConfig, tokenizer: Path | None) -> DataRep
             tokenizer=tokenizer,
             max_prompt_tokens=limits.max_prompt_tokens,
             max_completion_tokens=limits.max_completion_tokens,
+            targets=data.targets,
+            valid=Path(data.valid) if data.valid is not None and path == Path(data.train) else None,
         )
     except InputError as error:
         return error
 
 
 def read_line(path: Path, number: int) -> str:
-    """The start of a line of the file, as text. Raises OSError."""
+    """The start of a line of the file (of what is no text file by lines: of that row), as text. Raises OSError."""
+    if path.suffix != ".jsonl":
+        found = rows.row_at(path, number)
+        text = found.reason if isinstance(found, rows.Problem) else "" if found is None else json.dumps(found.fields, default=str)
+        return text[:ROW_CHARACTERS]
     with path.open("rb") as file:
         for raw in islice(file, number - 1, number):
             return raw[: 4 * ROW_CHARACTERS].decode("utf-8", "replace").rstrip("\r\n")[:ROW_CHARACTERS]
@@ -125,7 +132,7 @@ def all_too_long(found: DataReport) -> bool:
     """Whether nothing but the limit on prompts makes the file unusable. The next step can raise it."""
     lengths = found.prompt_tokens
     is_damaged = any(group.kind in rows.BROKEN_FILE for group in found.problems)
-    return lengths is not None and lengths.over_limit == found.usable > 0 and not is_damaged
+    return lengths is not None and lengths.over_limit == (found.training_rows or 0) > 0 and not is_damaged
 
 
 def troubles(files: Sequence[FileCheck]) -> tuple[Trouble, ...]:
@@ -139,6 +146,10 @@ def troubles(files: Sequence[FileCheck]) -> tuple[Trouble, ...]:
             what = f"{group.kind}: {group.reason}"
             for place, line in enumerate(group.lines):
                 found.append(Trouble(file.path, line, group.count if place == 0 else 0, True, what, group.remedy))
+        for group in report.warnings:
+            for place, line in enumerate(group.lines or (1,)):
+                what = f"{group.kind}: {group.reason}"
+                found.append(Trouble(file.path, line, group.count if place == 0 else 0, False, what, group.remedy))
         for place, line in enumerate(report.duplicate_lines):
             count = report.duplicates if place == 0 else 0
             remedy = "harmless, but the row counts twice"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from textual import on
 from textual.app import ComposeResult
 from textual.content import Content
@@ -58,17 +56,19 @@ def method_row(method: Method) -> str:
 
 def explanation(method: Method, width: int) -> Content:
     """What a method is, does and needs."""
+    if method.objective is None:
+        options = ("defaults", "nothing to set: it has no rewards and no objective")
+    else:  # against grpo, or all of grpo's own
+        shown = (method.changed or method.defaults).items()
+        values = ", ".join(f"{name} {'no bound' if value is None else show(value)}" for name, value in shown)
+        options = ("changes" if method.changed else "defaults", values)
     rows = [
         ("differs", method.differs),
         ("use it", method.when),
-        ("data", f"{', '.join(method.formats)} rows"),
+        options,
         ("source", method.source),
+        ("data", f"{', '.join(method.formats)} rows"),
     ]
-    if method.objective is None:
-        rows.append(("defaults", "nothing to set: it has no rewards and no objective"))
-    else:
-        given = asdict(method.objective).items()
-        rows.append(("defaults", ", ".join(f"{name} {show(value)}" for name, value in given if value is not None)))
     title = Content.assemble((method.id, "bold"), "  ", method.title)
     return Content("\n").join(
         [

@@ -1,0 +1,143 @@
+"""Reasoning chains: problem, reasoning_steps, solution, and what marks their steps or describes their domain.
+
+Supervised training imitates the chain in the layout that the `format` reward asks for; rewards compare with its final answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from engine.data.fields import Unusable, required_text
+from engine.data.values import json_type
+
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+_ANSWER = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL)
+_SAID = re.compile(r"[^\n]*\banswer(?:\s+is\s*:?|\s*[:=])\s*(\S[^\n]*)$", re.IGNORECASE)
+_BOXED = "\\boxed{"
+_FOR_THE_REWARD = ("required_terms", "terms", "required_elements", "elements")
+
+
+def steps(fields: Mapping[str, Any]) -> list[str]:
+    """`reasoning_steps`, a list of strings or one string with a step on each line, as a list. Raises Unusable."""
+    value = fields["reasoning_steps"]
+    if isinstance(value, str):
+        found = [line for line in value.splitlines() if line.strip()]
+    elif isinstance(value, list):
+        for place, step in enumerate(value):
+            name = f"reasoning_steps[{place}]"
+            if not isinstance(step, str):
+                raise Unusable("wrong-type", name, f"is {json_type(step)}, not a string", "write each step as a string")
+            if not step.strip():
+                raise Unusable("empty", name, "the step has no text", "write it, or remove it")
+        found = value
+    else:
+        remedy = "write a list of strings, or one string with a step on each line"
+        raise Unusable("wrong-type", "reasoning_steps", f"'reasoning_steps' is {json_type(value)}", remedy)
+    if not found:
+        raise Unusable("empty", "reasoning_steps", "there is no step", "add steps, or use the columns prompt and answer")
+    for step in found:
+        _without_tags(step, "reasoning_steps")
+    return [step.strip() for step in found]
+
+
+def check_marks(fields: Mapping[str, Any], chain: Sequence[str]) -> None:
+    """Raises Unusable unless `sparse_indicators`, where there are any, mark the steps: a weight from 0 to 1 for each, or texts
+    of which some step contains one."""
+    marks = fields.get("sparse_indicators")
+    remedy = "write one number from 0 to 1, or true or false, for each step, or texts that the decisive steps contain"
+    if marks is None:
+        return
+    if isinstance(marks, str):
+        marks = [marks]
+    if not isinstance(marks, list):
+        raise Unusable("wrong-type", "sparse_indicators", f"'sparse_indicators' is {json_type(marks)}", remedy)
+    if marks and all(isinstance(mark, str) for mark in marks):
+        if not any(mark.strip() and mark.casefold() in step.casefold() for mark in marks for step in chain):
+            raise Unusable("marks-nothing", "sparse_indicators", f"no step contains {' or '.join(marks)!r:.60}", remedy)
+        return
+    if len(marks) != len(chain):
+        raise Unusable("wrong-length", "sparse_indicators", f"{len(marks)} marks for {len(chain)} steps", remedy)
+    for place, mark in enumerate(marks):
+        if not isinstance(mark, bool | int | float) or not 0 <= mark <= 1:
+            raise Unusable("wrong-type", f"sparse_indicators[{place}]", f"{mark!r:.40} is no weight from 0 to 1", remedy)
+
+
+def render(chain: Sequence[str], solution: str, answer: str) -> str:
+    """The chain as a completion: <think>, a step on each line, </think>, and the final answer in <answer>...</answer>.
+
+    A solution that says more than the final answer ends the thinking: so the target earns what a right completion earns.
+    """
+    _without_tags(answer, "answer")
+    tagged = _ANSWER.fullmatch(solution)
+    if tagged is None:
+        _without_tags(solution, "solution")
+    said = [] if tagged is not None or answer.strip() == solution.strip() else [solution.strip()]
+    return "<think>\n" + "\n".join([*chain, *said]) + f"\n</think>\n<answer>{answer.strip()}</answer>"
+
+
+def final_answer(solution: str) -> str:
+    r"""What the solution comes to: inside <answer>, after the last ####, in the last \boxed{}, behind "answer is" or "answer:"
+    in its last line, else all of it."""
+    tagged = _ANSWER.fullmatch(solution)
+    if tagged is not None:
+        return tagged[1].strip()
+    _, mark, tail = solution.rpartition("####")
+    if mark and tail.strip():
+        return tail.strip()
+    boxed = _boxed(solution)
+    if boxed:
+        return boxed
+    said = _SAID.search(solution.strip())
+    return (said[1].rstrip() if said else solution.strip()).removesuffix(".").strip() or solution.strip()
+
+
+def domain_prompt(fields: Mapping[str, Any]) -> str:
+    """The system text that `domain`, `expertise_level` and `domain_context` make; empty where there is none. Raises Unusable.
+
+    The terms and elements that a reply must have are for the reward alone: a prompt that lists them would hand them out.
+    """
+    lines = []
+    if fields.get("domain") is not None:
+        lines.append(f"You answer questions of this field: {required_text(fields, 'domain').strip()}.")
+    if fields.get("expertise_level") is not None:
+        lines.append(f"Answer at this level: {required_text(fields, 'expertise_level').strip()}.")
+    context = fields.get("domain_context")
+    if isinstance(context, list):
+        _texts(context, "domain_context")  # required terms
+    elif isinstance(context, dict):
+        for name, value in context.items():
+            texts = [] if value is None else _texts(value, f"domain_context.{name}")
+            if texts and name not in _FOR_THE_REWARD:
+                lines.append(f"{name.replace('_', ' ')}: {', '.join(texts)}")
+    elif context is not None:
+        lines.append(required_text(fields, "domain_context").strip())
+    return "\n".join(lines)
+
+
+def _texts(value: Any, field: str) -> list[str]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list):
+        raise Unusable("wrong-type", field, f"is {json_type(texts)}", "write a text or a list of texts")
+    for text in texts:
+        if not isinstance(text, str):
+            raise Unusable("wrong-type", field, f"holds {json_type(text)}, not a text", "write a text or a list of texts")
+    return texts
+
+
+def _boxed(text: str) -> str:
+    r"""What is in the last \boxed{...}, braces counted."""
+    _, mark, tail = text.rpartition(_BOXED)
+    depth = 1
+    for place, character in enumerate(tail if mark else ""):
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        if depth == 0:
+            return tail[:place].strip()
+    return ""
+
+
+def _without_tags(text: str, field: str) -> None:
+    tag = next((tag for tag in _TAGS if tag in text), None)
+    if tag is not None:
+        raise Unusable("tags-in-text", field, f"{field!r} holds {tag}", "remove the tag: the layout is written around the text")

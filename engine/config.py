@@ -297,7 +297,12 @@ def _absolute(config: RunConfig, base: Path) -> RunConfig:
         return None if value is None else str(share.resolve(value, base))
 
     data = config.data.model_copy(update={"train": full(config.data.train), "valid": full(config.data.valid)})
-    rewards = [reward.model_copy(update={"file": full(reward.file)}) for reward in config.rewards]
+    rewards = [
+        reward.model_copy(
+            update={"file": full(reward.file), "options": {k: full(v) if k == "cache" else v for k, v in reward.options.items()}}
+        )
+        for reward in config.rewards
+    ]
     return config.model_copy(update={"data": data, "rewards": rewards, "model": model_path(config.model, base)})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -91,6 +91,9 @@ class RewardConfig(Section):
     weight: float = Field(1.0, description="factor in the weighted sum")
     file: str | None = Field(None, description="Python file that defines the function")
     timeout: float = Field(60.0, gt=0, allow_inf_nan=True, description="seconds of one call over a step's completions, or .inf")
+    options: dict[str, Any] = Field(
+        {}, description="of code_tests: seconds, memory_mb, concurrency; of llm_judge: url, model, rubric, api_key_env, ..."
+    )
     steps: str | None = Field(
         None,
         min_length=1,

@@ -18,7 +18,7 @@ from engine.data import formats
 from engine.data.template import ChatTokenizer
 from engine.errors import InputError
 from engine.rewards import trial
-from engine.rewards.registry import RewardInfo, describe
+from engine.rewards.registry import LOADED, RewardInfo, describe
 from engine.rewards.trial import AnswersTrial, CompletionsTrial
 from engine.runs import record
 from engine.safe_text import safe_text
@@ -67,6 +67,10 @@ def test(
     found = loading.load(config, settings).config
     if not found.rewards:
         raise InputError("there are no rewards to test", where=config, remedy="add a `rewards` section and a reward method")
+    if run is None and (asked := [reward.name for reward in found.rewards if reward.file is None and reward.name in LOADED]):
+        what = f"{', '.join(asked)} cannot be tried on bare answers"
+        remedy = "try it on a run's completions with --run RUN, or leave it out of the config for this test"
+        raise InputError(what, where=config, remedy=remedy)
     examples = formats.load_training_data(found).train
     if run is not None:
         completions = _stored(found, examples, run, rows)

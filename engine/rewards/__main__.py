@@ -1,6 +1,6 @@
 """The child end of RewardProcess: `python -P -m engine.rewards`, JSON lines in on stdin, JSON lines out on stdout.
 
-    {"op": "load", "rewards": [{"name", "file", "steps": separator or null}], "limit": seconds}
+    {"op": "load", "rewards": [{"name", "file", "steps": separator or null, "options"}], "limit": seconds}
         -> {"op": "ready", "columns": {name: [needed]}} or {"op": "error", "error", "where", "remedy"}
     {"op": "batch", "prompts": [...], "completions": [...], "columns": {name: [...]}}
         no reply
@@ -39,6 +39,7 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple, NoReturn, cast
 
 from engine.errors import InputError
+from engine.rewards.failed import Failed
 from engine.rewards.registry import Reward, arguments, needed_columns, resolve
 from engine.rewards.steps import split_steps
 
@@ -126,14 +127,14 @@ def _limited(seconds: float) -> Iterator[None]:
 
 def _load(specs: list[dict[str, Any]]) -> tuple[list[_Loaded], dict[str, Any]]:
     try:
-        rewards = [_loaded(spec["name"], spec["file"], spec["steps"]) for spec in specs]
+        rewards = [_loaded(spec["name"], spec["file"], spec["steps"], spec["options"]) for spec in specs]
     except InputError as error:
         return [], {"op": "error", **error.as_dict()}
     return rewards, {"op": "ready", "columns": {loaded.name: loaded.needs() for loaded in rewards}}
 
 
-def _loaded(name: str, file: str | None, separator: str | None) -> _Loaded:
-    reward = resolve(name, Path(file) if file else None)
+def _loaded(name: str, file: str | None, separator: str | None, options: dict[str, Any]) -> _Loaded:
+    reward = resolve(name, Path(file) if file else None, options)
     if separator is not None and not file:
         what = f"the built-in reward {name!r} gives one value for a completion, none for its steps"
         raise InputError(what, where="rewards", remedy="remove its `steps` key, or give `file` for a function of your own")
@@ -171,6 +172,10 @@ def _call(loaded: _Loaded, batch: dict[str, Any]) -> dict[str, Any]:
     values: list[float | list[float | None] | None] = []
     bad: list[tuple[int, str, str]] = []
     for row, value in enumerate(returned):
+        if isinstance(value, Failed):
+            values.append(None)
+            bad.append((row, value.why, value.detail))
+            continue
         usable, why_bad, detail = (*_number(value), "") if separator is None else _step_values(row, value, step_counts[row])
         values.append(usable)
         if why_bad:

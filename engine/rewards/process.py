@@ -167,7 +167,7 @@ class RewardProcess:
         assert self._child.stdin is not None
         os.set_blocking(self._child.stdin.fileno(), False)
         self._ready, self._unread = False, b""
-        rewards = [{"name": spec.name, "file": spec.file, "steps": spec.steps} for spec in self._specs]
+        rewards = [{"name": spec.name, "file": spec.file, "steps": spec.steps, "options": spec.options} for spec in self._specs]
         load = {"op": "load", "limit": self._start_seconds, "rewards": rewards}
         with suppress(_Late, _Gone):  # start, which waits for the answer, finds the same and says why
             self._send(_line(load), time.monotonic() + self._start_seconds)

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import Any, cast
 
 from engine.errors import InputError
-from engine.rewards import chains, correctness, mathematics, r1, shape
+from engine.rewards import chains, code, correctness, judge, mathematics, r1, shape
 from engine.rewards.registering import registered, stand_in
 
 Reward = Callable[..., list[float | None]]  # of a process reward list[list[float | None] | None]
@@ -61,6 +61,12 @@ BUILT_IN: Mapping[str, Reward] = {
     )
 }
 
+# Rewards that have options, and need more than the completion: a sandbox that works here, a server that answers.
+LOADED: Mapping[str, tuple[Reward, Callable[[Mapping[str, Any]], Reward]]] = {
+    "code_tests": (cast(Reward, code.code_tests), cast(Callable[[Mapping[str, Any]], Reward], code.load)),
+    "llm_judge": (cast(Reward, judge.llm_judge), cast(Callable[[Mapping[str, Any]], Reward], judge.load)),
+}
+
 # What a faultless completion gets; 1 where it is not here.
 _FULL_MARKS = {"repetition": 0.0, "r1_accuracy_reward_func": 2.0} | {
     name: 0.5 for name in BUILT_IN if name.startswith("r1_") and name != "r1_accuracy_reward_func"
@@ -83,7 +89,7 @@ class RewardInfo:
 
 def describe() -> tuple[RewardInfo, ...]:
     """The built-in rewards."""
-    return tuple(_info(name, reward) for name, reward in BUILT_IN.items())
+    return tuple(_info(name, reward) for name, reward in (*BUILT_IN.items(), *((n, pair[0]) for n, pair in LOADED.items())))
 
 
 def full_marks(name: str) -> float:
@@ -99,16 +105,23 @@ def _info(name: str, reward: Reward) -> RewardInfo:
     return RewardInfo(name, " ".join(summary.split()), " ".join(details.split()), needed, optional, full_marks(name), extra)
 
 
-def resolve(name: str, file: Path | None) -> Reward:
-    """The function called `name`, from `file` or built in. InputError as built_in and load_user raise it."""
+def resolve(name: str, file: Path | None, options: Mapping[str, Any] | None = None) -> Reward:
+    """The function called `name`, from `file` or built in, with its options where it has any. InputError as built_in, load_user and
+    the loaders raise it, and for options of a reward that has none."""
+    if file is None and name in LOADED:
+        return LOADED[name][1](options or {})
+    if options:
+        what = f"the reward {name!r} has no options"
+        raise InputError(what, where="rewards", remedy=f"remove its `options` key; rewards with options: {', '.join(LOADED)}")
     return built_in(name) if file is None else load_user(file, name)
 
 
 def built_in(name: str) -> Reward:
     """The built-in reward. InputError for an unknown name, with the nearest one, and for a library that is not installed."""
     if name not in BUILT_IN:
-        nearest = difflib.get_close_matches(name, BUILT_IN, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"built in: {', '.join(BUILT_IN)}"
+        known = [*BUILT_IN, *LOADED]
+        nearest = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"built in: {', '.join(known)}"
         raise InputError(f"unknown reward {name!r}", where="rewards", remedy=f"{hint} Give `file` for a function of your own")
     module, extra = _LIBRARIES.get(name, ("", ""))
     if module and importlib.util.find_spec(module) is None:

@@ -34,7 +34,8 @@ def test_built_in_values() -> None:
 
 def test_describe() -> None:
     infos = {info.name: info for info in registry.describe()}
-    assert set(infos) == set(registry.BUILT_IN) >= {"answer", "number", "format", "math", "step_coverage", "r1_count_xml"}
+    assert set(infos) == {*registry.BUILT_IN, *registry.LOADED}
+    assert set(infos) >= {"answer", "number", "format", "math", "step_coverage", "r1_count_xml", "code_tests", "llm_judge"}
     assert infos["answer"].columns == ("answer",) and infos["format"].columns == ()
     assert infos["step_coverage"].columns == ("reasoning_steps",)
     assert infos["step_coverage"].optional == ("sparse_indicators",)

@@ -227,6 +227,10 @@ def _check(config: RunConfig, where: str) -> None:
     if config.adapter.layers == 0:
         remedy = "use -1 for all layers, 1 or more for as many from the last"
         raise InputError("0 stands for no number of layers", where=f"{where}: adapter.layers", remedy=remedy)
+    for key in ("layers", "keys") if config.adapter.type == "full" else ():
+        if getattr(config.adapter, key) != AdapterConfig.model_fields[key].default:
+            what, remedy = "full training is of every weight", "leave it out, or use adapter.type: lora"
+            raise InputError(what, where=f"{where}: adapter.{key}", remedy=remedy)
     unused = optim_rules.refusal(config.optim)
     if unused is not None:
         raise InputError(unused.what, where=f"{where}: {unused.where}", remedy=unused.remedy)

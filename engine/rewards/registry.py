@@ -106,8 +106,8 @@ def _info(name: str, reward: Reward) -> RewardInfo:
 
 
 def resolve(name: str, file: Path | None, options: Mapping[str, Any] | None = None) -> Reward:
-    """The function called `name`, from `file` or built in, with its options where it has any. InputError as built_in, load_user and
-    the loaders raise it, and for options of a reward that has none."""
+    """The function called `name`, from `file` or built in, with its options where it has any. InputError as built_in, load_user
+    and the loaders raise it, and for options of a reward that has none."""
     if file is None and name in LOADED:
         return LOADED[name][1](options or {})
     if options:

@@ -72,7 +72,7 @@ class Batch:
 def aggregation_weights(
     kind: Aggregate, lengths: Sequence[int], groups: Sequence[int], max_completion_tokens: int
 ) -> list[float]:
-    """The weight of every token of each of the update's completions (algorithms: one decomposition for every policy loss).
+    """The weight of every token of each of the update's completions.
 
     `lengths` are completion tokens, `groups` the group of each completion; both cover the whole update, since N and K are per
     update. A completion without tokens adds nothing and still counts in N.

@@ -23,7 +23,7 @@ def shaped(groups: Sequence[Group], objective: Objective, max_completion_tokens:
     """The groups with what length does to their rewards.
 
     soft_overlong  punishment(length) is added, as the part "overlong"                    DAPO 2503.14476 Eq. 13
-    truncated      zero: a completion that was cut has the reward 0 and no step rewards
+    truncated      zero: a completion that was cut has the reward 0 (less that punishment) and no step rewards
     """
     out = []
     for group in groups:
@@ -39,7 +39,7 @@ def shaped(groups: Sequence[Group], objective: Objective, max_completion_tokens:
             zeroed = objective.truncated == "zero" and rollout.finish == "length"
             for total in totals:
                 if total:
-                    total[member] = 0.0 if zeroed else (total[member] or 0.0) + cost
+                    total[member] = (0.0 if zeroed else total[member] or 0.0) + cost
             if zeroed and steps:
                 steps[member] = ()
         rewards, outcomes = map(tuple, totals)

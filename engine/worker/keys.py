@@ -1,6 +1,6 @@
 """Keyed randomness: every draw is made from a key of what it is for, never from a stream that earlier draws consumed.
 
-A resumed run therefore draws the same numbers as one that was never interrupted (design: Processes).
+A resumed run therefore draws the same numbers as one that was never interrupted.
 """
 
 from __future__ import annotations

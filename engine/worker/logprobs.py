@@ -1,7 +1,7 @@
 """Log-probabilities and entropies of completion tokens: the trainer's side of every ratio.
 
 The whole prompt is in the context, the head runs on the completion tokens that count and on nothing else, logits are divided
-by the sampling temperature, and the softmax is in float32 (algorithms: traps 1, 13, 14). Head and softmax run over chunks of
+by the sampling temperature, and the softmax is in float32. Head and softmax run over chunks of
 positions, one after another, so that no more than about one chunk of float32 logits is alive, forward or backward, and what
 mlx starts ahead. A head that is not trained gives the gradient with the value (positions do not touch each other, so the
 slope of each log-probability is one vector); a head that is trained has its logits computed again in the backward pass.

@@ -19,7 +19,6 @@ from engine.runs import record as records
 from engine.runs.journal import JournalWriter
 from engine.runs.record import RunRecord
 from engine.worker import checkpoint, summary
-from engine.worker.batching import Batch
 from engine.worker.canaries import Canaries
 from engine.worker.companion import Companion, StopRequested
 from engine.worker.history import Finding, History
@@ -153,38 +152,39 @@ class Loop:
 
     def _update(self, work: StepWork) -> None:
         number = (work.step - 1) * self.task.updates_per_step + len(work.updates)
-        with self._watch.timed(work.step, "update", len(work.updates)):
-            batches = self.task.batches(work)
-            result = self.trainer.update(number, batches, self.task.loss)
-        if result.applied:
-            self.cursor.nonfinite = 0
+        if broken := self.task.broken(work):
+            result = self.trainer.not_computed(number)
+            self._skipped(work, result, broken)
         else:
-            self._skipped(work, number, batches, result)
+            with self._watch.timed(work.step, "update", len(work.updates)):
+                batches = self.task.batches(work)
+                result = self.trainer.update(number, batches, self.task.loss)
+            if result.applied:
+                self.cursor.nonfinite = 0
+            else:
+                self._skipped(work, result, self.trainer.blame(number, batches, self.task.loss))
         work.updates.append(result)
 
-    def _skipped(self, work: StepWork, number: int, batches: Sequence[Batch], result: UpdateResult) -> None:
+    def _skipped(self, work: StepWork, result: UpdateResult, rows: Sequence[int]) -> None:
         """Name the rows to blame and keep a checkpoint from before the update, with the step's rollouts. Raises InputError where
         this is the last skipped update in a row that the config allows."""
-        rows = self.trainer.blame(number, batches, self.task.loss)
         self._save("non-finite")
         kept = f"checkpoints/{checkpoint.folder_name(*self.cursor.place)}"
         checkpoint.keep(self.record.folder / kept, "non-finite")
         self.cursor.nonfinite += 1
         broken = "" if self.trainer.weights_are_finite() else "; the weights themselves hold values that are not finite"
-        members = [[group.prompt.id, member] for group in work.groups for member in range(len(group.rollouts))]
-        named = {"completions": [members[row] for row in rows]} if members else {}  # (prompt id, member of its group)
         self.companion.warn(
             "non-finite",
             f"loss {result.loss} with gradient norm {result.grad_norm}: the update was skipped{broken}",
-            "lower optim.learning_rate, or look at the rows named here among the step's samples",
+            "lower optim.learning_rate, or look at the rows named here (of a reward method: among the step's samples)",
             update=len(work.updates),
-            rows=rows,  # among the step's completions
+            rows=list(rows),  # of the step
             checkpoint=kept,
-            **named,
+            **self.task.named(work, rows),
         )
         if self.cursor.nonfinite >= self.config.optim.max_nonfinite:
             raise InputError(
-                f"{self.cursor.nonfinite} updates in a row had a loss or gradient that is not finite{broken}; "
+                f"{self.cursor.nonfinite} updates in a row had a loss, gradient or score that is not finite{broken}; "
                 f"{kept} has weights, optimizer and rollouts from before the last of them",
                 where=f"step {work.step}",
                 remedy="start again with a lower optim.learning_rate, and check the rows that the warnings name",

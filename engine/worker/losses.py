@@ -87,9 +87,7 @@ def policy_loss(
     return loss, stats
 
 
-def _bounded(
-    objective: Objective, ratio: mx.array, advantage: mx.array, low: float, high: float
-) -> tuple[mx.array, mx.array]:
+def _bounded(objective: Objective, ratio: mx.array, advantage: mx.array, low: float, high: float) -> tuple[mx.array, mx.array]:
     """Where the lower and where the upper bound took effect, [B, C] each: cispo caps whatever the advantage's sign is."""
     if objective.surrogate == "cispo":
         return (ratio < low) & (advantage != 0), (ratio > high) & (advantage != 0)

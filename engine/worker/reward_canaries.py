@@ -41,7 +41,7 @@ def entropy_collapse(history: History, setting: Setting) -> Finding | None:
     certainty looks like.)"""
     before, after = history.at_start("entropy"), history.now("entropy")
     flat, solved = history.flat(), history.solved()
-    if before is None or after is None or flat is None or flat < 0.8 or solved is None or solved >= 0.9:
+    if setting.batch_baseline or before is None or after is None or flat is None or flat < 0.8 or solved is None or solved >= 0.9:
         return None
     if after >= 0.1 * before:
         return None

@@ -38,8 +38,10 @@ class Judge:
         examples: Sequence[Example],
         rollouts: Sequence[Sequence[Rollout]],
         step: int,
+        extra: bool = False,
     ) -> list[Group]:
-        """The groups with their rewards, in the order of `prompts`. Raises InputError where a reward failed on every one."""
+        """The groups with their rewards, in the order of `prompts`. Raises InputError where a reward failed on every completion,
+        unless these are `extra` ones, which say nothing of the whole step."""
         flat = [(example, rollout) for example, members in zip(examples, rollouts, strict=True) for rollout in members]
         names = sorted({name for example in examples for name in example.columns} | self.columns | {"answer"})
         columns: dict[str, list[Any]] = {name: [example.columns.get(name) for example, _ in flat] for name in names}
@@ -57,14 +59,14 @@ class Judge:
                 traceback=error.traceback,
                 rows=list(error.rows)[:8],
             )
-            if error.all_rows:
+            if error.all_rows and not extra:
                 raise InputError(
                     f"reward {error.name} failed on every completion of step {step}: {error.message}",
                     where="rewards",
                     remedy="mend the function, then resume the run",
                 )
         totals = combine(scores.parts, scores.failed, self.weights)
-        if flat and not any(total is not None for total in totals) and not self._told:
+        if flat and not any(total is not None for total in totals) and not extra and not self._told:
             self._told = True
             self.warn(
                 "no-reward",

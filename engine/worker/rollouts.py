@@ -78,7 +78,7 @@ class Gatherer:
                 alive=watch.alive,
             )
         with watch.timed(step, "reward"):
-            return self.judge.groups(prompts, examples, rollouts, step)
+            return self.judge.groups(prompts, examples, rollouts, step, extra=number > 0)
 
 
 def teaches(group: Group) -> bool:

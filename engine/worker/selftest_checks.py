@@ -1,7 +1,7 @@
 """What the self-test measures, one function a check: figures with their limits. Nothing here reads the clock or prints.
 
 A limit belongs to the precision that the model computes in: float32 is compared tightly, 16 bits (7 or 10 of them for the
-fraction) by means, since one token's log-probability may be off by tenths without harm (algorithms: mismatch).
+fraction) by means, since one token's log-probability may be off by tenths without harm.
 """
 
 from __future__ import annotations

@@ -122,6 +122,19 @@ class RewardTask:
         old = sampler_logprobs(step_completions(work.groups)) if self.objective.old == "sampler" else work.old
         return pack(weighted, self.micro_batch_rows, old=old, ref=work.ref)
 
+    def broken(self, work: StepWork) -> list[int]:
+        """Completions with a log-probability or entropy that is not finite: as a rule the weights are not finite any more."""
+        scores = [sampler_logprobs(step_completions(work.groups)), work.old, work.ref, work.entropy]
+        found = {
+            place for column in scores if column is not None for place, row in enumerate(column) if not np.isfinite(row).all()
+        }
+        return sorted(found)
+
+    def named(self, work: StepWork, rows: Sequence[int]) -> Mapping[str, Any]:
+        """(prompt id, member of its group) of each."""
+        members = [[group.prompt.id, member] for group in work.groups for member in range(len(group.rollouts))]
+        return {"completions": [members[row] for row in rows]}
+
     def loss(self, batch: Batch) -> tuple[mx.array, mx.array]:
         """The method's policy loss on one micro-batch."""
         temperature = self.config.sampling.temperature

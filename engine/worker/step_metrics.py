@@ -29,8 +29,8 @@ def step_metrics(work: StepWork, objective: Objective, weights: Mapping[str, flo
     in_loss = bool(objective.beta) and objective.kl_in == "loss"
     return StepMetrics(
         step=work.step,
-        loss=float(np.mean([update.loss for update in work.updates])),
-        grad_norm=float(np.mean([update.grad_norm for update in work.updates])),
+        loss=float(np.mean([update.loss for update in shown])),
+        grad_norm=float(np.mean([update.grad_norm for update in shown])),
         lr=work.updates[-1].lr,
         updates=len(work.updates),
         tokens=tokens,
@@ -87,13 +87,14 @@ def parts_spread(groups: Sequence[Group], weights: Mapping[str, float]) -> dict[
 
 
 def _dropped(groups: Sequence[Group], objective: Objective) -> int:
-    """Completions with a reward that are left out because their advantage is 0."""
+    """Completions with a reward that are left out because their advantage is 0; masked ones are counted as such."""
     if keeps_all(objective):
         return 0
+    masks = objective.truncated == "mask"
     return sum(
-        reward is not None and not np.any(advantage)
+        reward is not None and not np.any(advantage) and not (masks and rollout.finish == "length")
         for group in groups
-        for reward, advantage in zip(group.rewards, advantages_of(group), strict=True)
+        for rollout, reward, advantage in zip(group.rollouts, group.rewards, advantages_of(group), strict=True)
     )
 
 

@@ -66,6 +66,15 @@ class SupervisedTask:
         chosen = step_rows(len(self.train), self.config.sampling.prompts_per_step, step, self.config.run.seed)
         return [_row(place, self.train.rows[i]) for place, i in enumerate(chosen)]
 
+    def broken(self, work: StepWork) -> list[int]:
+        """Nothing is scored before the update."""
+        return []
+
+    def named(self, work: StepWork, rows: Sequence[int]) -> Mapping[str, Any]:
+        """The line of the training file that each comes from."""
+        chosen = step_rows(len(self.train), self.config.sampling.prompts_per_step, work.step, self.config.run.seed)
+        return {"lines": [self.train.lines[chosen[row]] for row in rows]}
+
     def loss(self, batch: Batch) -> tuple[mx.array, mx.array]:
         """Negative log-likelihood of one micro-batch; dropout is on only while it is computed."""
         self.policy.model.train(bool(self.policy.adapter.dropout))
@@ -118,6 +127,7 @@ class KeptRows:
     """The rows of a set of examples that a run uses, and what became of the others."""
 
     rows: tuple[TargetRow, ...]
+    lines: tuple[int, ...]  # of the file, for each row
     left_out: int  # rows over the limits, and examples that the chat template refuses
     split_chats: int  # examples that became several rows
 
@@ -129,6 +139,7 @@ def rows_within(policy: Policy, examples: Sequence[Example], config: RunConfig) 
     """The training rows of the examples, without those that are over the limits or that the chat template refuses."""
     chat, sampling = ModelChat(policy.tokenizer, policy.stop_ids), config.sampling
     kept: list[TargetRow] = []
+    lines: list[int] = []
     left_out = split_chats = 0
     for example in examples:
         try:
@@ -138,9 +149,10 @@ def rows_within(policy: Policy, examples: Sequence[Example], config: RunConfig) 
             continue
         within = [row for row in rows if row.is_within(sampling.max_prompt_tokens, sampling.max_completion_tokens)]
         kept += within
+        lines += [example.line] * len(within)
         left_out += len(rows) - len(within)
         split_chats += len(rows) > 1
-    return KeptRows(tuple(kept), left_out, split_chats)
+    return KeptRows(tuple(kept), tuple(lines), left_out, split_chats)
 
 
 def _row(place: int, row: TargetRow) -> Row:

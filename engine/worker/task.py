@@ -66,6 +66,14 @@ class Task(Protocol):
         """Loss (a sum) and statistics of one micro-batch; runs the model."""
         ...
 
+    def broken(self, work: StepWork) -> list[int]:
+        """Indices of the step's completions whose scores are not finite: no update can be computed from them."""
+        ...
+
+    def named(self, work: StepWork, rows: Sequence[int]) -> Mapping[str, Any]:
+        """What the user knows rows of the coming update by, for a warning."""
+        ...
+
     def metrics(self, work: StepWork) -> StepMetrics:
         """What the finished step measured, without seconds.total and bytes."""
         ...

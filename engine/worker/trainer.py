@@ -97,6 +97,11 @@ class Trainer:
         sums_by_name = dict(zip(STATS, floats(stats), strict=True))
         return UpdateResult(loss_value, grad_norm, rate, sums_by_name, applied, moved)
 
+    def not_computed(self, number: int) -> UpdateResult:
+        """The result of update `number` where what it needs is not finite: nothing is changed."""
+        nan = float("nan")
+        return UpdateResult(nan, nan, learning_rate(self.config, number, self.total_updates), dict.fromkeys(STATS, 0.0), False)
+
     def blame(self, number: int, batches: Sequence[Batch], loss: Loss) -> list[int]:
         """Indices of the rows that made update `number` not finite, computed anew from the weights that it left as they were."""
 

@@ -25,7 +25,7 @@ def weights_still(history: History, setting: Setting) -> Finding | None:
         return None
     return Finding(
         "weights-still",
-        f"the last {RECENT} updates changed {moved:.2%} of the trained numbers, although their gradient is not zero "
+        f"the updates of the last {RECENT} steps changed {moved:.2%} of the trained numbers, although their gradient is not zero "
         f"(norm {rows[-1]['grad_norm'] or 0.0:.2g}, rate {rows[-1]['lr']:.2g})",
         "raise optim.learning_rate, or train an adapter (adapter.type: lora), which is held in float32",
     )
@@ -38,6 +38,10 @@ def gradient_zero(history: History, setting: Setting) -> Finding | None:
         return None
     if last["groups"] is None:
         what = ""
+    elif setting.batch_baseline:
+        if not (last["reward_std"] or 0.0) > 1e-8:
+            return None
+        what = ", although rewards differ"
     else:
         teaching = last["groups"] - last["zero_std_groups"]
         if not teaching:
@@ -70,7 +74,8 @@ def ratio_still(history: History, setting: Setting) -> Finding | None:
     """
     rows = history.last(lambda row: row["ratio_gap_later"] is not None and row["ratio_gap_first"] is not None)
     flat = history.flat()
-    if not rows or flat is None or flat >= 0.5 or any(not row["grad_norm"] or row["skipped"] for row in rows):
+    is_flat = not setting.batch_baseline and (flat is None or flat >= 0.5)
+    if not rows or is_flat or any(not row["grad_norm"] or row["skipped"] for row in rows):
         return None
     first, later = (fmean(row[name] for row in rows) for name in ("ratio_gap_first", "ratio_gap_later"))
     if later > 2 * first or later > 1e-4:  # a gap that 16-bit rounding alone makes is larger

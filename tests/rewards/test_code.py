@@ -307,7 +307,7 @@ def test_values_travel_as_they_are() -> None:
 
 
 def test_it_runs_in_the_reward_process_by_its_config(tmp_path: Path) -> None:
-    """Registered, with its options, through the real child: right, wrong, and tests that cannot be read (excluded, with the reason)."""
+    """Registered, with its options, through the real child: right, wrong, and tests that cannot be read."""
     spec = RewardConfig(name="code_tests", options={"seconds": 5, "concurrency": 2})
     programs = ["```python\ndef f(x):\n    return x + 1\n```", "```python\ndef f(x):\n    return x\n```", "def f(x): return x"]
     with RewardProcess([spec]) as process:

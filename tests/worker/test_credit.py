@@ -77,7 +77,7 @@ def test_length_is_charged_to_the_reward_and_reported_as_a_part() -> None:
 
 
 def test_a_cut_completion_may_count_zero() -> None:
-    """`zero`: the reward is 0, whatever the rule, the punishment or the steps gave; one that ended by itself keeps its own."""
+    """`zero`: the reward is 0 less the punishment, whatever rule or steps gave; one that ended by itself keeps its own."""
     group = group_of(
         [1.5, 1.5, None], [20, 20, 20], cut=[0, 2], steps=[[(3, 1.0)], [(3, 1.0)], [(3, 1.0)]], outcomes=[0.5, 0.5, None]
     )
@@ -85,7 +85,7 @@ def test_a_cut_completion_may_count_zero() -> None:
     assert (out.rewards, out.outcomes) == ((0.0, 1.5, None), (0.0, 0.5, None))
     assert out.step_rewards == ((), ((3, 1.0),), ((3, 1.0),))
     (both,) = shaped([group], Objective(truncated="zero", soft_overlong=0.2), 20)
-    assert (both.rewards, both.outcomes) == ((0.0, 0.5, None), (0.0, -0.5, None))
+    assert (both.rewards, both.outcomes) == ((-1.0, 0.5, None), (-1.0, -0.5, None))
 
 
 @pytest.mark.parametrize("truncated", ["keep", "mask"])

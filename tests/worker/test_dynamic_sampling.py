@@ -141,3 +141,15 @@ def test_equal_answers_are_replaced_though_overlong_punishment_parts_them(
     work = task_of(bench, make_policy("lora"), data_of(16, set()), **overrides).begin(1, watch())
     assert work.refills == 2 and len(work.discarded) > 0
     assert all(len(set(group.rewards)) > 1 and any(group.advantages) for group in work.groups)
+
+
+def test_a_reward_that_fails_on_a_refill_does_not_end_the_run(make_policy: Callable[..., Policy], bench: Bench) -> None:
+    """Eight prompts: the four that step 1 draws have equal rewards, and the reward has no number for the four others. They are
+    sampled as a refill, warned about and discarded; the drawn ones keep their places."""
+    drawn = set(keys.step_rows(8, 4, 1, 0))
+    right = [(1.0,) * 4 if number in drawn else ("a lot",) * 4 for number in range(8)]
+    plans = [Plan(f"Question {n}", values, (None,) * 4, (None,) * 4) for n, values in enumerate(right)]  # type: ignore[arg-type]
+    task = task_of(bench, make_policy("lora"), [plan.example() for plan in plans], objective__dynamic_sampling=1)
+    work = task.begin(1, watch())
+    assert {number_of(group) for group in work.groups} == drawn and work.refills == 1
+    assert [warning["kind"] for warning in bench.warnings] == ["reward-failed"]

@@ -136,6 +136,7 @@ async def test_a_run_recovers_from_a_row_that_it_names(poisoned_folder: Path, tm
     steps = [event.fields["step"] + 1 for event in skipped]  # of the step under way: `step` counts those that are done
     assert len(skipped) == 3 and len({(step + 1) // 2 for step in steps}) == 3
     assert all(len(event.fields["rows"]) == 1 and "completions" not in event.fields for event in skipped)
+    assert all(event.fields["lines"] == [8] for event in skipped)  # where the poisoned row stands in the file
     saved = [event.fields for event in found if event.type == "checkpoint" and event.fields["reason"] == "non-finite"]
     assert [entry["path"] for entry in saved] == [event.fields["checkpoint"] for event in skipped]
     left = {path.name for path in run.record.checkpoints_dir.iterdir()}
@@ -172,3 +173,23 @@ async def test_weights_that_blow_up_end_the_run_and_it_says_what_to_do(tmp_path:
     again = events(run)[seen:]
     assert [event.fields["update"] for event in warnings(again)] == [3]
     assert not [event for event in again if event.type == "checkpoint"]  # it is there already
+
+
+@pytest.mark.parametrize("recipe", ["grpo", "rloo"])
+async def test_scores_that_are_no_numbers_are_not_taken_for_equal_rewards(tmp_path: Path, recipe: str) -> None:
+    """SGD at 1e30 and a single update a step, no KL in the loss: the broken weights sample garbage of equal rewards, whose
+    gradient would be exactly zero. Every later step's scores are not finite, so three are skipped, and the run ends."""
+    config = small_config(
+        recipe,
+        objective__minibatches=1,
+        objective__beta=0.0 if recipe == "grpo" else 0.05,
+        optim__name="sgd",
+        optim__learning_rate=1e30,
+        run__steps=8,
+        run__eval_every=8,
+    )
+    run, state = await finish(tmp_path, config)
+    assert state.state == "failed" and state.failure is not None and "3 updates in a row" in state.failure["error"]
+    found = warnings(events(run))
+    assert len(found) == 3 and all(warning.fields["completions"] for warning in found)
+    assert state.series["skipped"].values[-1] == 1

@@ -79,7 +79,7 @@ def test_completions_that_are_not_masked_count_like_any_other(
 
 
 def test_zeroed_and_shortened_rewards_reach_the_advantages(make_policy: Callable[..., Policy], bench: Bench) -> None:
-    """In a sampled step: a cut completion has the reward 0; over the last half of 12 tokens the others lose (|o| - 6) / 6."""
+    """In a sampled step: a cut completion has the reward 0; over the last half of 12 tokens all lose (|o| - 6) / 6."""
     overrides = {"objective__truncated": "zero", "objective__soft_overlong": 0.5, "objective__advantage": "none"}
     task = bench.task(make_policy("lora"), **ONE_UPDATE | overrides)
     work = task.begin(1, watch())
@@ -89,7 +89,7 @@ def test_zeroed_and_shortened_rewards_reach_the_advantages(make_policy: Callable
         for rollout, planned in zip(group.rollouts, REWARDS[text_of(group)], strict=True):
             cost = min(0.0, (6 - len(rollout.token_ids)) / 6)
             seen.add((rollout.finish, cost < 0))
-            expected.append(None if planned is None else 0.0 if rollout.finish == "length" else planned + cost)
+            expected.append(None if planned is None else (0.0 if rollout.finish == "length" else planned) + cost)
         present = [value for value in expected if value is not None]
         assert group.rewards == pytest.approx(tuple(expected))
         means = [0.0 if value is None else value - sum(present) / len(present) for value in expected]

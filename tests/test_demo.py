@@ -11,9 +11,11 @@ import pytest
 from engine.cli.build_demo import HELD_OUT_ROWS, RL_ROWS, SAMPLE_ROWS, SFT_ROWS, SFT_SEED
 from engine.cli.modes import Modes, count
 from engine.data import arithmetic
+from engine.methods import METHODS
 from engine.model_files import read_headers
 from engine.runs.record import list_runs
 from engine.share import demo_model, share_root
+from tests.bench import methods_table
 from tests.bench.demo_table import END, START, Result, measure, table
 from tests.bench.marked import write
 from tests.bench.shuffled import answer as shuffled_answer
@@ -114,3 +116,9 @@ def test_the_table_goes_between_its_markers(tmp_path: Path) -> None:
     path.write_text("nothing")
     with pytest.raises(ValueError, match="no markers"):
         write(path, START, END, lines)
+
+
+def test_the_readme_has_a_row_for_every_reward_method() -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    block = text.partition(methods_table.START)[2].partition(methods_table.END)[0]
+    assert [m.id for m in METHODS.values() if m.kind == "rl" and f"| {m.id} |" not in block] == []

@@ -36,6 +36,8 @@ from tests.test_real_model import smollm2  # noqa: F401 - a fixture
 
 from .rows import nudge, plain, prompts_of
 
+pytestmark = pytest.mark.long
+
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
 # Every kind of head: parted and not, tied and not, scaled, soft-capped, quantised, adapted; trained and not.
 HEADS: dict[str, dict[str, Any]] = {

@@ -49,7 +49,7 @@ def answer(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("recipe", ["sft", "grpo", "dr_grpo", "gspo"])
+@pytest.mark.parametrize("recipe", ["sft", "grpo", *(pytest.param(name, marks=pytest.mark.long) for name in ("dr_grpo", "gspo"))])
 def test_every_method_finishes_from_its_recipe_and_mlx_lm_uses_the_adapter(tmp_path: Path, recipe: str) -> None:
     """Headless, from the packaged recipe; full weights for one of them, low-rank adapters for the others."""
     small = SMALL if recipe == "sft" else SMALL_RL

@@ -54,6 +54,11 @@ class Objective:
     dynamic_sampling: int = 0  # extra rollouts a step may take to replace groups without reward variance; 0: off
 
     @property
+    def trains_all(self) -> bool:
+        """Whether completions without an advantage move the policy too: by a KL in the loss, or by an entropy bonus."""
+        return bool(self.beta and self.kl_in == "loss") or bool(self.entropy_bonus)
+
+    @property
     def updates(self) -> int:
         """Optimizer updates of one step."""
         return self.minibatches * self.updates_per_rollout

@@ -1,4 +1,4 @@
-"""A real model: SmolLM2-135M-Instruct in float32, three GRPO steps with LoRA, and the adapter back in mlx_lm."""
+"""A real model: SmolLM2-135M-Instruct in float32. Sampler against scores; three GRPO steps with LoRA, the adapter in mlx_lm."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from engine.blas import blas_environment
 from tests.support.live import small_config
 
 BREVITY = """
@@ -38,7 +39,7 @@ def test_grpo_on_smollm2_finishes_and_the_adapter_generates(smollm2: Path, tmp_p
         model=str(smollm2),
         data={"train": "datasets/arithmetic.jsonl"},
         rewards=[{"name": "number"}, {"name": "brevity", "weight": 0.01, "file": str(tmp_path / "brevity.py")}],
-        sampling={"prompts_per_step": 2, "group_size": 4, "max_prompt_tokens": 256, "max_completion_tokens": 48},
+        sampling={"prompts_per_step": 2, "group_size": 4, "max_prompt_tokens": 256, "max_completion_tokens": 24},
         run={"steps": 3, "eval_every": 3, "eval_rows": 2, "checkpoint_every": 3},
         optim={"learning_rate": 1e-5},
     )
@@ -51,7 +52,7 @@ def test_grpo_on_smollm2_finishes_and_the_adapter_generates(smollm2: Path, tmp_p
     state = json.loads(done.stdout)
     assert (state["state"], state["step"]) == ("finished", 3)
     metrics = {name: entry["value"] for name, entry in state["metrics"].items()}
-    assert 0 < metrics["entropy"] < 5 and 0 < metrics["length"] <= 48
+    assert 0 < metrics["entropy"] < 5 and 0 < metrics["length"] <= 24
     assert metrics["grad_norm"] > 0 and metrics["parts.brevity"] < 0
     assert metrics["mismatch"] < 1e-4  # the sampler's and the trainer's log-probabilities, float32 on both sides
     generated = subprocess.run(
@@ -60,6 +61,7 @@ def test_grpo_on_smollm2_finishes_and_the_adapter_generates(smollm2: Path, tmp_p
             *("--adapter-path", state["result"]["adapter"], "--prompt", "What is 2+2?"),
             *("--max-tokens", "8", "--verbose", "False"),
         ],
+        env={**os.environ, **blas_environment(os.environ)},
         capture_output=True,
         text=True,
         timeout=200,
@@ -67,3 +69,14 @@ def test_grpo_on_smollm2_finishes_and_the_adapter_generates(smollm2: Path, tmp_p
     )
     assert generated.returncode == 0, generated.stderr
     assert generated.stdout.strip()
+
+
+@pytest.mark.real_model
+@pytest.mark.timeout(600)
+def test_the_sampler_agrees_with_the_scores_and_with_a_plain_forward(smollm2: Path) -> None:
+    """To 1e-4 on every token of a batched rollout: what tests/worker/agreement.py prints and exits with."""
+    environment = {**os.environ, **blas_environment(os.environ), "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "tests.worker.agreement", str(smollm2)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "tokens, at most" in done.stdout

@@ -11,11 +11,11 @@ from typing import Any
 
 from engine.data.fields import Unusable, required_text
 from engine.data.values import json_type
+from engine.rewards.answers import boxed
 
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _ANSWER = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL)
 _SAID = re.compile(r"[^\n]*\banswer(?:\s+is\s*:?|\s*[:=])\s*(\S[^\n]*)$", re.IGNORECASE)
-_BOXED = "\\boxed{"
 _FOR_THE_REWARD = ("required_terms", "terms", "required_elements", "elements")
 
 
@@ -86,9 +86,9 @@ def final_answer(solution: str) -> str:
     _, mark, tail = solution.rpartition("####")
     if mark and tail.strip():
         return tail.strip()
-    boxed = _boxed(solution)
-    if boxed:
-        return boxed
+    inside = [text for text in boxed(solution) if text]
+    if inside:
+        return inside[-1]
     said = _SAID.search(solution.strip())
     return (said[1].rstrip() if said else solution.strip()).removesuffix(".").strip() or solution.strip()
 
@@ -124,17 +124,6 @@ def _texts(value: Any, field: str) -> list[str]:
         if not isinstance(text, str):
             raise Unusable("wrong-type", field, f"holds {json_type(text)}, not a text", "write a text or a list of texts")
     return texts
-
-
-def _boxed(text: str) -> str:
-    r"""What is in the last \boxed{...}, braces counted."""
-    _, mark, tail = text.rpartition(_BOXED)
-    depth = 1
-    for place, character in enumerate(tail if mark else ""):
-        depth += {"{": 1, "}": -1}.get(character, 0)
-        if depth == 0:
-            return tail[:place].strip()
-    return ""
 
 
 def _without_tags(text: str, field: str) -> None:

@@ -1,8 +1,19 @@
-"""One total per completion from the parts that its rewards gave."""
+"""What a call of the rewards is given, and one total per completion from the parts that they gave."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from engine.types import Example
+
+
+def columns_of(examples: Sequence[Example], known: Collection[str] = ()) -> dict[str, list[Any]]:
+    """The data's columns as a reward gets them: examples[i] is the row that completion i replies to. Every column that some
+    example has, or that is in `known`, is there, None where a row has none; `answer` is the reference."""
+    names = sorted({name for example in examples for name in example.columns} | set(known))
+    columns = {name: [example.columns.get(name) for example in examples] for name in names}
+    return columns | {"answer": [example.answer for example in examples]}
 
 
 def combine(

@@ -7,11 +7,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
 from engine.config import RewardConfig
 from engine.data.chains import render
 from engine.rewards.answers import extract_answer, normalise
+from engine.rewards.combine import columns_of
 from engine.rewards.process import RewardProcess, Scores
 from engine.rewards.registry import BUILT_IN, full_marks
 from engine.types import Example
@@ -87,7 +87,7 @@ def try_answers(specs: Sequence[RewardConfig], examples: Sequence[Example], prom
 
     InputError as RewardProcess.start raises it.
     """
-    columns = _columns(examples)
+    columns = columns_of(examples)
     pairs = [replies(example, prompt) for example, prompt in zip(examples, prompts, strict=True)]
     swapped = _others(examples)
     with RewardProcess(specs) as process:
@@ -107,7 +107,7 @@ def try_completions(
 ) -> list[CompletionsTrial]:
     """Each reward on completions that a run has sampled; examples[i] is the row that completions[i] replies to."""
     with RewardProcess(specs) as process:
-        scores = process.score(list(prompts), list(completions), _columns(examples))
+        scores = process.score(list(prompts), list(completions), columns_of(examples))
     found = []
     for spec in specs:
         values = [part[spec.name] for part in scores.parts]
@@ -117,12 +117,6 @@ def try_completions(
         least, most = min(known, default=None), max(known, default=None)
         found.append(CompletionsTrial(spec.name, _mean(known), least, most, len(values) - len(known), seconds, errors))
     return found
-
-
-def _columns(examples: Sequence[Example]) -> dict[str, list[Any]]:
-    names = sorted({name for example in examples for name in example.columns} | {"answer"})
-    columns = {name: [example.columns.get(name) for example in examples] for name in names}
-    return columns | {"answer": [example.answer for example in examples]}
 
 
 def _others(examples: Sequence[Example]) -> list[int | None]:

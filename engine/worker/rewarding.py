@@ -9,7 +9,7 @@ from typing import Any
 
 from engine.config import RewardConfig
 from engine.errors import InputError
-from engine.rewards.combine import combine, outcomes
+from engine.rewards.combine import columns_of, combine, outcomes
 from engine.rewards.process import RewardProcess
 from engine.types import Example, Group, Prompt, Rollout
 from engine.worker.task import Warn
@@ -43,13 +43,10 @@ class Judge:
         """The groups with their rewards, in the order of `prompts`. Raises InputError where a reward failed on every completion,
         unless these are `extra` ones, which say nothing of the whole step."""
         flat = [(example, rollout) for example, members in zip(examples, rollouts, strict=True) for rollout in members]
-        names = sorted({name for example in examples for name in example.columns} | self.columns | {"answer"})
-        columns: dict[str, list[Any]] = {name: [example.columns.get(name) for example, _ in flat] for name in names}
-        columns["answer"] = [example.answer for example, _ in flat]
         scores = self.process.score(
             [prompt.text for prompt, members in zip(prompts, rollouts, strict=True) for _ in members],
             [rollout.text for _, rollout in flat],
-            columns,
+            columns_of([example for example, _ in flat], self.columns),
         )
         for error in scores.errors:
             self.warn(

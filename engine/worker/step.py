@@ -20,7 +20,7 @@ from engine.worker.model import Policy
 from engine.worker.rewarding import Judge, mean, part_means, sample_rows
 from engine.worker.rollouts import Gatherer
 from engine.worker.sampler import sample
-from engine.worker.step_metrics import keeps_all, step_metrics
+from engine.worker.step_metrics import step_metrics
 from engine.worker.task import Evaluation, Watch
 from engine.worker.work import StepWork
 
@@ -117,7 +117,7 @@ class RewardTask:
         weighted = [
             replace(row, weight=weight)
             for row, weight in zip(rows, weights, strict=True)
-            if not row.excluded and (keeps_all(self.objective) or np.any(row.advantage))
+            if not row.excluded and (self.objective.trains_all or np.any(row.advantage))
         ]
         old = sampler_logprobs(step_completions(work.groups)) if self.objective.old == "sampler" else work.old
         return pack(weighted, self.micro_batch_rows, old=old, ref=work.ref)

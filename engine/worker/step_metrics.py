@@ -66,11 +66,6 @@ def step_metrics(work: StepWork, objective: Objective, weights: Mapping[str, flo
     )
 
 
-def keeps_all(objective: Objective) -> bool:
-    """Whether completions without an advantage still move the policy, by a KL in the loss or by an entropy bonus."""
-    return bool(objective.beta and objective.kl_in == "loss") or bool(objective.entropy_bonus)
-
-
 def parts_spread(groups: Sequence[Group], weights: Mapping[str, float]) -> dict[str, float | None]:
     """By reward: |weight| x the deviation within groups, sqrt(mean over groups of the part's variance, ddof 0). That is what the
     part adds to the signal; a part's mean adds nothing. None where no group has two values of it."""
@@ -88,7 +83,7 @@ def parts_spread(groups: Sequence[Group], weights: Mapping[str, float]) -> dict[
 
 def _dropped(groups: Sequence[Group], objective: Objective) -> int:
     """Completions with a reward that are left out because their advantage is 0; masked ones are counted as such."""
-    if keeps_all(objective):
+    if objective.trains_all:
         return 0
     masks = objective.truncated == "mask"
     return sum(

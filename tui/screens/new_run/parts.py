@@ -68,7 +68,10 @@ def _glyphs(widget: Widget) -> Glyphs:
 
 
 class Rows(Widget, can_focus=True):
-    """A list with a marker that moves by keys; the window follows it. What is marked shows beside or below."""
+    """A list with a marker that moves by keys; the window follows it. What is marked shows beside or below.
+
+    ▲ and ▼ in the marker's column say that the list goes on above or below.
+    """
 
     DEFAULT_CSS = """
     Rows { height: auto; width: 1fr; text-wrap: nowrap; }
@@ -109,9 +112,11 @@ class Rows(Widget, can_focus=True):
     def render(self) -> Content:
         height, width = max(self.size.height, 1), self.size.width
         self._top = min(max(self._top, self.index - height + 1), self.index)
-        lines = []
-        for place in range(self._top, min(self._top + height, len(self.rows))):
-            line = f"{'▸' if place == self.index else ' '} {self.rows[place]}"
+        lines, end = [], min(self._top + height, len(self.rows))
+        for place in range(self._top, end):
+            above, below = place == self._top > 0, place == end - 1 < len(self.rows) - 1
+            sign = "▸" if place == self.index else "▲" if above else "▼" if below else " "
+            line = f"{sign} {self.rows[place]}"
             style = "" if place != self.index else "bold $text-accent" if self.has_focus else "bold"
             lines.append(Content.styled(line, style).truncate(width, ellipsis=True))
         return in_glyphs(Content("\n").join(lines), _glyphs(self))

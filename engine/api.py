@@ -9,21 +9,27 @@ import asyncio
 import hashlib
 import os
 import shutil
-from collections.abc import AsyncGenerator, Callable
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from time import time
+from typing import Any, Literal
 
 from engine import config as configs
+from engine import data_check, hardware, home, methods, model_list, model_names, selftest
 from engine import estimate as estimates
-from engine import hardware, methods, selftest
-from engine.config import RunConfig
-from engine.data import formats, samples, validate
+from engine.config import RewardConfig, RunConfig
+from engine.data import convert as conversion
+from engine.data import formats, samples, sources, validate
 from engine.data.template import ChatTokenizer
+from engine.data.validate import DataReport
 from engine.errors import InputError
 from engine.memory import Plan
 from engine.methods import Method
+from engine.model_list import ModelRow
+from engine.models import sources as model_sources
 from engine.rewards import process as reward_process
 from engine.runs import control, journal, launch, record
 from engine.runs.journal import Event, JournalReader, JournalWriter
@@ -31,6 +37,11 @@ from engine.runs.record import ENDED, RunRecord, lock_is_held
 from engine.runs.state import RunState
 from engine.runs.summary import RunSummary, observed_state, summarise
 from engine.selftest_checks import CheckResult, Report
+from engine.takehome import export as exporting
+from engine.takehome import generate as generation
+from engine.takehome.chat import Chat
+from engine.takehome.generate import Ask, Generated, OnPhase, Turns
+from engine.takehome.kinds import Exported, Job, Kind
 
 ACKNOWLEDGE_SECONDS = 10.0
 
@@ -46,17 +57,73 @@ class Engine:
         return tuple(methods.METHODS.values())
 
     async def validate(
-        self, path: Path, method: str, tokenizer: Path | None = None, *, valid: Path | None = None, full: bool = False
-    ) -> validate.DataReport:
+        self,
+        path: Path,
+        method: str,
+        tokenizer: Path | None = None,
+        *,
+        valid: Path | None = None,
+        full: bool = False,
+        rewards: Sequence[RewardConfig] | Literal["auto"] = (),
+        **reading: Any,
+    ) -> DataReport:
         """What the data file holds for the method; with `tokenizer` (a model folder) lengths in tokens too, of a sample unless
-        `full`; with `valid` also which of its rows the held-out file repeats. Raises InputError."""
-        return await asyncio.to_thread(validate.validate, path, method, tokenizer=tokenizer, valid=valid, full=full)
+        `full`; with `valid` also which of its rows the held-out file repeats; with `rewards`, for a reward method, what these
+        give the rows' own answers ("auto": one that suits them). `reading`: how rows are read, and their limits, as
+        engine.data.validate.validate takes them. Raises InputError."""
+        settings = {"tokenizer": tokenizer, "valid": valid, "full": full, **reading}
+        return await asyncio.to_thread(data_check.check, path, method, rewards, settings)
+
+    async def validate_config(
+        self, config: RunConfig, *, full: bool = False, rewards: Sequence[RewardConfig] | Literal["auto"] | None = None
+    ) -> DataReport:
+        """The config's training data as its run will use it: its columns, limits, model and rewards (or the given ones). Lengths
+        are not measured where the model is an id that is not on this machine. Raises InputError."""
+        return await asyncio.to_thread(data_check.check_config, config, rewards, full)
+
+    async def models(self) -> list[ModelRow]:
+        """The models on this machine, each in a row; a damaged one has a row that says so."""
+        return await asyncio.to_thread(model_list.rows, home.models())
 
     async def sample_data(
-        self, method: str, out: Path, rows: int, seed: int, *, topic: samples.Topic = "arithmetic", overwrite: bool = False
+        self,
+        method: str,
+        out: Path,
+        rows: int,
+        seed: int,
+        *,
+        topic: samples.Topic = "arithmetic",
+        format: str | None = None,
+        overwrite: bool = False,
     ) -> Path:
-        """Write `rows` generated rows that the method can train on to the .jsonl file `out`, and return it. Raises InputError."""
-        return await asyncio.to_thread(samples.write_samples, out, method, rows, seed, topic=topic, overwrite=overwrite)
+        """Write `rows` generated rows that the method can train on to the file `out`, and return it; `format` is a data format
+        other than the one that topic and method have by themselves. Raises InputError."""
+        return await asyncio.to_thread(
+            samples.write_samples, out, method, rows, seed, topic=topic, format=format, overwrite=overwrite
+        )
+
+    async def convert(
+        self,
+        path: Path,
+        out: Path,
+        target: str | None = None,
+        options: conversion.Options | None = None,
+        on_rows: Callable[[int], None] | None = None,
+    ) -> conversion.Conversion:
+        """Write the rows of a data file in another format, as another kind of file or in parts: see engine.data.convert.convert.
+        `on_rows` is called in a thread. Cancelled, it stops and leaves nothing behind. Raises InputError."""
+        cancelled = threading.Event()
+
+        def told(rows: int) -> None:
+            if cancelled.is_set():
+                raise asyncio.CancelledError
+            if on_rows is not None:
+                on_rows(rows)
+
+        try:
+            return await asyncio.to_thread(conversion.convert, path, out, target, options, told)
+        finally:
+            cancelled.set()
 
     async def estimate(self, config: RunConfig) -> estimates.Estimate:
         """Memory and time of the run, before anything is loaded. Raises InputError."""
@@ -66,6 +133,33 @@ class Engine:
         """Check the numerics of `model` (a folder, an HF id on this machine or `demo`) on this machine's device; `on_result` is
         told each check as it completes. The report is kept for `engine.selftest.latest`. Raises InputError."""
         return await selftest.run(model, on_result, self.home)
+
+    async def export(
+        self,
+        run_id: str,
+        to: Kind = "adapter",
+        out: Path | None = None,
+        *,
+        checkpoint: str = "best",
+        on_phase: OnPhase = lambda name, done, total: None,
+        **settings: Any,
+    ) -> Exported:
+        """Take a run's result home as the kind `to` into the folder `out` (see engine.takehome.export.default_out), checked
+        against the run's own policy; `settings` are those of engine.takehome.kinds.Job. Raises InputError."""
+        found = await asyncio.to_thread(record.find, run_id, self.home)
+        job = Job(to, out if out is not None else exporting.default_out(to, found.id, Path.cwd()), **settings)
+        return (await exporting.export(found, [job], checkpoint, on_phase))[0]
+
+    async def generate(
+        self, run_id: str, prompts: Sequence[Turns], ask: Ask, on_phase: OnPhase = lambda name, done, total: None
+    ) -> Generated:
+        """The prompts answered by a run's base and tuned model, in one batch each. Raises InputError."""
+        found = await asyncio.to_thread(record.find, run_id, self.home)
+        return await generation.generate(found, prompts, ask, on_phase)
+
+    async def chat(self, run_id: str, checkpoint: str = "best", on_phase: OnPhase = lambda name, done, total: None) -> Chat:
+        """A chat with a run's model: `async with` it. Raises InputError."""
+        return Chat(await asyncio.to_thread(record.find, run_id, self.home), checkpoint, on_phase)
 
     async def start(self, config: RunConfig) -> Run:
         """Check everything that can be checked without the model, then make the run folder and launch its worker.
@@ -92,7 +186,7 @@ class Engine:
                     id=made.id,
                     name=made.summary().name,
                     method=config.method,
-                    model=config.model,
+                    model=model_names.plain(config.model),
                     steps=config.run.steps,
                     config_sha256=hashlib.sha256(made.config_file.read_bytes()).hexdigest(),
                     data_sha256=data_sha256,
@@ -188,7 +282,8 @@ def preflight(config: RunConfig) -> tuple[RunConfig, str]:
 
     The config is read again as YAML, since one made in code has not been through the checks of a file.
     """
-    config = configs.parse(configs.dump(config), base=Path.cwd()).config
+    config = sources.pinned(configs.parse(configs.dump(config), base=Path.cwd()).config)
+    config = config.model_copy(update={"model": model_sources.fixed(config.model)})
     data = formats.load_training_data(config)
     _check_model(config, data)
     if methods.method(config.method).kind == "rl":
@@ -200,10 +295,11 @@ def preflight(config: RunConfig) -> tuple[RunConfig, str]:
 def _check_model(config: RunConfig, data: formats.TrainingData) -> None:
     """InputError for a damaged model folder, an adapter that fits nothing in it, and data without a row within the limits."""
     folder = configs.model_folder(config.model)
+    model_sources.check_fetch(folder)
     plan = Plan(config, hardware.facts().backend)  # reads config.json and every weight file's header
     if config.adapter.keys is not None and not plan.is_full:
         _ = plan.adapted
-    tokenizer, sampling = ChatTokenizer(folder), config.sampling
+    tokenizer, sampling = ChatTokenizer(folder, config.chat), config.sampling
     is_supervised = methods.method(config.method).kind == "sft"
     for examples, path in ((data.train, config.data.train), (data.held_out, config.data.valid or config.data.train)):
         validate.require_one_within(

@@ -12,18 +12,21 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from engine import aliases, methods, optim_rules, share
+from engine import aliases, data_names, method_rules, methods, model_rules, optim_rules, reward_rules, share
 from engine.errors import InputError
+from engine.models.sources import is_gguf, model_folder, model_path
 from engine.sections import (
     AdapterConfig,
+    ChatConfig,
     DataConfig,
     ObjectiveConfig,
     OptimConfig,
+    QuantizeConfig,
     RewardConfig,
     RunConfig,
     RunSection,
@@ -33,15 +36,20 @@ from engine.sections import (
 
 __all__ = [
     "AdapterConfig",
+    "ChatConfig",
     "DataConfig",
     "LoadedConfig",
     "ObjectiveConfig",
     "OptimConfig",
+    "QuantizeConfig",
     "RewardConfig",
     "RunConfig",
     "RunSection",
     "SamplingConfig",
     "Section",
+    "is_gguf",
+    "model_folder",
+    "model_path",
 ]
 
 
@@ -115,8 +123,19 @@ def parse(text: str, *, base: Path, where: str = "config", overrides: Mapping[st
         config = _enough_prompts(config, where)
     _check(config, where)
     config = _absolute(config, base)
-    effective = {key: origin.get(key, "default") for key in _leaves(config.model_dump())}
+    leaves = list(_leaves(config.model_dump()))
+    effective = {key: _origin(key, origin) for key in leaves}
+    effective |= {key: said for key, said in origin.items() if any(leaf.startswith(f"{key}.") for leaf in leaves)}
     return LoadedConfig(config, effective, (*read.notes, *aliases.differing(read.tools, config, effective)))
+
+
+def _origin(key: str, origin: Mapping[str, str]) -> str:
+    """Of the key, or of the mapping that it stands in."""
+    while key:
+        if key in origin:
+            return origin[key]
+        key = key.rpartition(".")[0]
+    return "default"
 
 
 def dump(config: RunConfig) -> str:
@@ -224,119 +243,29 @@ def _enough_prompts(config: RunConfig, where: str) -> RunConfig:
 
 def _check(config: RunConfig, where: str) -> None:
     """What no single field can say, or can say in plain words."""
-    if config.adapter.layers == 0:
-        remedy = "use -1 for all layers, 1 or more for as many from the last"
-        raise InputError("0 stands for no number of layers", where=f"{where}: adapter.layers", remedy=remedy)
-    for key in ("layers", "keys") if config.adapter.type == "full" else ():
-        if getattr(config.adapter, key) != AdapterConfig.model_fields[key].default:
-            what, remedy = "full training is of every weight", "leave it out, or use adapter.type: lora"
-            raise InputError(what, where=f"{where}: adapter.{key}", remedy=remedy)
-    unused = optim_rules.refusal(config.optim)
-    if unused is not None:
-        raise InputError(unused.what, where=f"{where}: {unused.where}", remedy=unused.remedy)
+    for refusal in (model_rules.refusal(config), optim_rules.refusal(config.optim)):
+        if refusal is not None:
+            raise InputError(refusal.what, where=f"{where}: {refusal.where}", remedy=refusal.remedy)
     objective = _objective(config, where)
     if objective is None:
         if config.rewards:
             remedy = "remove the section, or choose a reward method"
             raise InputError("sft has no rewards", where=f"{where}: rewards", remedy=remedy)
         return
-    for refused, what, key, remedy in (
-        (not config.rewards, f"{config.method} needs at least one reward", "rewards", "add `rewards: [{name: answer}]`"),
-        (
-            config.sampling.group_size < 2 and objective.advantage != "global",
-            "a group of one has no baseline: every advantage is 0",
-            "sampling.group_size",
-            "use 2 or more",
-        ),
-        (
-            objective.minibatches > config.sampling.prompts_per_step,
-            f"{objective.minibatches} mini-batches of whole groups need as many prompts, "
-            f"but there are {config.sampling.prompts_per_step}",
-            "sampling.prompts_per_step",
-            "raise it, or set objective.minibatches lower",
-        ),
-        (
-            config.data.targets != "assistant",
-            f"targets is for sft: {config.method} learns from completions that it samples",
-            "data.targets",
-            "leave it out",
-        ),
-        (
-            bool(config.adapter.dropout),
-            "dropout makes the scored policy differ from the sampled one",
-            "adapter.dropout",
-            "set it to 0 for reward methods",
-        ),
-        (
-            objective.ref_sync_mix < 1 and config.adapter.type != "full",
-            "a mean of two low-rank adapters is not the adapter of the mean",
-            "objective.ref_sync_mix",
-            "use 1 (the reference becomes the policy), or adapter.type: full",
-        ),
-        (
-            len({reward.name for reward in config.rewards}) < len(config.rewards),
-            "two rewards have the same name",
-            "rewards",
-            "each part is reported by its name",
-        ),
-        (
-            any(reward.steps for reward in config.rewards) and objective.advantage == "rloo",
-            "leave-one-out has no form for rewards of single steps",
-            "rewards",
-            "use objective.advantage: group, none, batch or global",
-        ),
-        (
-            any(reward.steps for reward in config.rewards) and objective.ratio in ("sequence", "sequence_sum"),
-            "rewards of single steps need an advantage for each token, and the ratio is the whole completion's",
-            "objective.ratio",
-            "use method gspo_token (ratio: sequence_token), or ratio: token",
-        ),
-    ):
-        if refused:
-            raise InputError(what, where=f"{where}: {key}", remedy=remedy)
+    refused = method_rules.refusal(config, objective)
+    if refused is not None:
+        raise InputError(refused.what, where=f"{where}: {refused.where}", remedy=refused.remedy)
 
 
 def _absolute(config: RunConfig, base: Path) -> RunConfig:
     def full(value: str | None) -> str | None:
         return None if value is None else str(share.resolve(value, base))
 
-    data = config.data.model_copy(update={"train": full(config.data.train), "valid": full(config.data.valid)})
-    rewards = [
-        reward.model_copy(
-            update={"file": full(reward.file), "options": {k: full(v) if k == "cache" else v for k, v in reward.options.items()}}
-        )
-        for reward in config.rewards
-    ]
-    return config.model_copy(update={"data": data, "rewards": rewards, "model": model_path(config.model, base)})
-
-
-def model_path(value: str, base: Path) -> str:
-    """A folder's absolute path, `demo` as it is, and an `owner/name` id that is no folder as it is."""
-    if value == "demo":
-        return value
-    path = share.resolve(value, base)
-    looks_like_id = re.fullmatch(r"[\w.-]+/[\w.-]+", value) is not None and not value.startswith(".")
-    return value if looks_like_id and not path.exists() else str(path)
-
-
-def model_folder(value: str) -> Path:
-    """The folder that a resolved config's `model` stands for; raises InputError where there is no model on this machine."""
-    folder = share.demo_model() if value == "demo" else Path(value)
-    if not folder.is_absolute():
-        folder = _cached_snapshot(value)
-    missing = next((name for name in ("config.json", "tokenizer.json") if not (folder / name).is_file()), None)
-    if missing is None and not any(folder.glob("*.safetensors")):
-        missing = ".safetensors file"
-    if missing is not None:
-        remedy = "give a folder that mlx_lm can load, or `demo`"
-        raise InputError(f"is not a model folder: no {missing}", where=str(folder), remedy=remedy)
-    return folder
-
-
-def _cached_snapshot(repo: str) -> Path:
-    from huggingface_hub import try_to_load_from_cache  # deferred: 0.2 s that only ids need
-
-    found = cast(object, try_to_load_from_cache(repo, "config.json"))
-    if not isinstance(found, str):
-        raise InputError("is neither a folder nor a model on this machine", where=repo, remedy=f"`hf download {repo}` fetches it")
-    return Path(found).parent
+    valid = None if config.data.valid is None else data_names.resolve(config.data.valid, base)
+    data = config.data.model_copy(update={"train": data_names.resolve(config.data.train, base), "valid": valid})
+    rewards = reward_rules.placed(config.rewards, config.sampling, full)
+    adapter = config.adapter.model_copy(update={"start_from": full(config.adapter.start_from)})
+    template = config.chat.template
+    chat = config.chat.model_copy(update={"template": full(template) if template and template.endswith(".jinja") else template})
+    changed = {"data": data, "chat": chat, "adapter": adapter, "rewards": rewards, "model": model_path(config.model, base)}
+    return config.model_copy(update=changed)

@@ -12,6 +12,7 @@ from engine import hardware
 from engine.config import RunConfig
 from engine.hardware import Hardware
 from engine.memory import FLOAT32, MEASURED_FAMILIES, Plan
+from engine.models.sources import fetched_bytes, fixed, model_folder
 
 Phase = Literal["rollout", "update"]
 
@@ -43,6 +44,7 @@ class Estimate:
     seconds: None
     seconds_reason: str
     assumptions: tuple[str, ...]
+    fetch_bytes: int = 0  # weights that are not on this machine: the run fetches them first
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, for `--json`."""
@@ -52,6 +54,7 @@ class Estimate:
 def estimate(config: RunConfig, known: Hardware | None = None) -> Estimate:
     """The memory plan of the run on this machine (or on `known`). Raises InputError where the model cannot be read."""
     known = known or hardware.facts()
+    config = config.model_copy(update={"model": fixed(config.model)})
     plan = Plan(config, known.backend)
     limit = hardware.memory_limit_bytes(known)
     rows = config.optim.micro_batch_rows or plan.rows_within(limit)
@@ -80,6 +83,7 @@ def estimate(config: RunConfig, known: Hardware | None = None) -> Estimate:
         seconds=None,
         seconds_reason="time is measured by the run itself, from its first step on",
         assumptions=_assumptions(plan),
+        fetch_bytes=fetched_bytes(model_folder(config.model)),
     )
 
 

@@ -7,6 +7,7 @@ freed buffers that mlx keeps for reuse and gives up under pressure).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 
 from engine import model_files, optim_rules
@@ -24,6 +25,11 @@ LOGITS_COPIES = 3  # of the update, in float32: the logits, the gradient through
 CHUNK_COPIES = 14  # of a chunk's logits, measured: mlx dispatches chunks ahead of those that are done
 HEAD_SUMS = 4  # gradients of a trained head that are alive at once, measured
 DRAW_COPIES = 3  # of the rollout, in float32: the logits, those at the temperature, the noise of the draw
+# whose layers carry no recurrent state: prompts of any length share a batch. engine/worker/prefix.py finds it out at load
+SHARING_FAMILIES = frozenset(
+    ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "mixtral", "gemma2", "gemma3", "gemma3_text", "phi3", "gpt_oss")
+    + ("deepseek_v3", "granite", "cohere2", "olmo2", "glm4", "smollm3")
+)
 MEASURED_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # whose layers `Plan.layer` describes
 
 
@@ -41,6 +47,8 @@ class Plan:
         headers = [header for header in model_files.read_headers(folder) if not header.name.endswith("rotary_emb.inv_freq")]
         self.headers = [header for header in headers if not (tied and header.name.startswith("lm_head."))]
         self.modules = model_files.linear_modules(self.headers, described, str(folder))
+        if config.quantize.bits is not None:
+            self._quantise(config.quantize.bits, config.quantize.group_size)
         self.is_full = config.adapter.type == "full"
         self.casts = backend == "cpu" and any(header.is_float and header.dtype != "F32" for header in self.headers)
         self.item = self._held_item()
@@ -48,6 +56,16 @@ class Plan:
         if self.is_full and any(module.quantised for module in self.modules):
             remedy = "use adapter.type: lora, or an unquantised model"
             raise InputError("a quantised model cannot be trained in full", where=str(folder), remedy=remedy)
+
+    def _quantise(self, bits: int, group_size: int) -> None:
+        """Every linear module as it is held once it is quantised: packed weights, and a scale and a bias for each group."""
+        fitting = {f"{m.path}.weight" for m in self.modules if not m.quantised and m.inputs % group_size == 0}
+        self.headers = [
+            part
+            for header in self.headers
+            for part in (model_files.quantised(header, bits, group_size) if header.name in fitting else [header])
+        ]
+        self.modules = [replace(m, quantised=m.quantised or f"{m.path}.weight" in fitting) for m in self.modules]
 
     def _held(self, header: TensorHeader) -> int:
         """On a CPU every floating-point array is held in float32, scales of quantised weights included; else as it is."""
@@ -145,6 +163,26 @@ class Plan:
         """Tokens of a row: prompt and completion."""
         return _round_up(self.config.sampling.max_prompt_tokens + self.completion_width, WIDTH)
 
+    def prompts(self, rows: int) -> int:
+        """Prompts that a micro-batch computes, at most: each once where completions share them, else one for each row."""
+        if not self.shares:
+            return rows
+        return min(rows, -(-self.config.sampling.prompts_per_step // self.config.resolved_objective().minibatches))
+
+    @property
+    def shares(self) -> bool:
+        """Whether a prompt is computed once for all its completions, whatever the lengths of the batch's other prompts."""
+        return method(self.config.method).kind == "rl" and self.shape is not None and self.shape.family in SHARING_FAMILIES
+
+    def layer_of(self, rows: int) -> int:
+        """What one layer keeps for a micro-batch. Shared prompts: theirs, the completions', and both one's keys and values
+        joined for each row, which stand in place of the completion's own."""
+        if not self.shares or self.shape is None:
+            return self.layer(rows * self.width, self.width)
+        length, new = self.config.sampling.max_prompt_tokens, self.completion_width
+        joined = 2 * rows * length * self.shape.kv_heads * self.shape.head_dim * self.item
+        return self.layer(rows * new, length + new) + self.layer(self.prompts(rows) * length, length) + joined
+
     def layer(self, tokens: int, width: int) -> int:
         """What one layer keeps between its forward and its backward pass, for `tokens` tokens in rows of `width`.
 
@@ -184,8 +222,12 @@ class Plan:
             return 0
         lowest = 0 if self.is_full else max(0, min(module.layer for module in self.adapted))
         passed = shape.layers - lowest
-        last = (2 * self.width + self.completion_width) * shape.hidden * self.item
-        return (passed + 1) * self.layer(rows * self.width, self.width) + rows * last + self._dequantised
+        tokens, new, length = rows * self.width, self.completion_width, self.config.sampling.max_prompt_tokens
+        if self.shares:
+            tokens = rows * new + self.prompts(rows) * length
+        last = (2 * tokens + rows * self.completion_width) * shape.hidden * self.item
+        beside = self.layer(rows * new, length + new) if self.shares else self.layer_of(rows)  # prompts come after completions
+        return passed * self.layer_of(rows) + beside + last + self._dequantised
 
     @cached_property
     def _dequantised(self) -> int:
@@ -217,7 +259,7 @@ class Plan:
         start = self.activations(rows) + self.logits(rows)
         if not self.is_full:
             return self.held + summed + start + self._trainable_bytes
-        return self.held + summed + max(start, self._trainable_bytes + 2 * self.layer(rows * self.width, self.width))
+        return self.held + summed + max(start, self._trainable_bytes + 2 * self.layer_of(rows))
 
     def rows_within(self, limit: int) -> int:
         """The most rows whose update stays within `limit` bytes; 1 where not even that fits or the sizes are unknown."""

@@ -61,7 +61,7 @@ METHODS: dict[str, Method] = {
             differs="no rollouts and no rewards: the data's own completions are the target",
             when="You have good completions and want the model to write like them; also the usual start before a reward method.",
             source="token-mean negative log-likelihood of the completion",
-            formats=("prompt+completion", "messages", "prompt+answer", "gsm8k", "instruction", "reasoning"),
+            formats=("prompt+completion", "messages", "prompt+answer", "gsm8k", "instruction", "reasoning", "text"),
             objective=None,
         ),
         Method(

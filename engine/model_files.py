@@ -1,6 +1,7 @@
 """What a model folder says of itself before anything is loaded: the tensors' names and shapes, and the transformer's sizes.
 
-Only config.json and the headers of the safetensors files are read. Every bound is checked: a header may claim anything.
+Only config.json and the headers of the safetensors files are read, or the header of weights that are still to be written
+(PLANNED). Every bound is checked: a header may claim anything.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -16,14 +17,20 @@ from typing import Any, TypeGuard
 from engine.errors import InputError
 
 MAX_HEADER_BYTES = 100_000_000  # that of the safetensors library
+MAX_SIZE = 1 << 53  # of any number in config.json or a header: more cannot be one of a model
+MAX_DIMENSIONS = 16
+PLANNED = "model.header.json"  # in a folder whose weights are still to be converted: the header that they will have
 ITEM_BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
     **dict.fromkeys(("F32", "I32", "U32"), 32),
     **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
-    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"), 8),
+    **dict.fromkeys(("I8", "U8", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
+    "F4": 4,
 }
 ROUTERS = ("gate", "router", "shared_expert_gate")  # they get no adapters by default
 _LAYER = re.compile(r"^(?:.*?\.)?(?:layers|h|blocks)\.(\d+)\.(.+)$")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")  # nothing that climbs out of a folder
 _REMEDY = "fetch the file again"
 
 
@@ -78,57 +85,123 @@ class LinearModule:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. Raises InputError."""
+    """The JSON object in `path`. Raises InputError, also for numbers that no model has."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        if path.exists() and not path.is_file():
+            raise InputError("is not a file", where=str(path), remedy=_REMEDY)
+        value = json.loads(path.read_text(encoding="utf-8"), parse_int=_bounded)
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"cannot be read: {error}", where=str(path), remedy=_REMEDY) from error
     if not isinstance(value, dict):
         raise InputError("expected a JSON object", where=str(path), remedy=_REMEDY)
     return value
 
 
+def _bounded(digits: str) -> int:
+    """Raises ValueError."""
+    if len(digits) > 20 or abs(int(digits)) > MAX_SIZE:
+        raise ValueError(f"the number {digits[:24]} is too large")
+    return int(digits)
+
+
 def read_headers(folder: Path) -> list[TensorHeader]:
-    """Every tensor in the folder's weight files (those that mlx_lm loads, model*.safetensors). Raises InputError for damage."""
+    """Every tensor in the folder's weight files (those that mlx_lm loads, model*.safetensors), or of those that it is to get.
+    Raises InputError for damage."""
     files = sorted(folder.glob("model*.safetensors"))
+    planned = folder / PLANNED
+    if not files and planned.is_file():
+        return _tensors(read_json(planned), None, str(planned))
     if not files:
         raise InputError("no model*.safetensors", where=str(folder), remedy="give a folder that mlx_lm can load, or `demo`")
+    check_index(folder, {file.name for file in files})
     return [header for file in files for header in _read_header(file)]
 
 
-def _read_header(path: Path) -> list[TensorHeader]:
-    def damaged(what: str) -> InputError:
-        return InputError(f"damaged: {what}", where=str(path), remedy=_REMEDY)
+def check_index(folder: Path, there: Set[str]) -> None:
+    """InputError for an index that names files elsewhere, or shards of which some are missing: a download that broke off."""
+    path = folder / "model.safetensors.index.json"
+    if not path.is_file():
+        return
+    places = read_json(path).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(name, str) for name in places.values()):
+        raise InputError("has no weight_map from tensors to files", where=str(path), remedy=_REMEDY)
+    named = set(places.values())
+    outside = next((name for name in sorted(named) if not _FILE_NAME.fullmatch(name)), None)
+    if outside is not None:
+        raise InputError(f"names {outside[:80]!r}, which is no file of this folder", where=str(path), remedy=_REMEDY)
+    missing = sorted(named - there)
+    if missing and named & there:  # an index of other files altogether is a left-over, which mlx_lm does not read
+        raise InputError(f"names {missing[0]}, which is not there", where=str(path), remedy="fetch the missing files")
 
+
+def _read_header(path: Path) -> list[TensorHeader]:
     try:
+        if not path.is_file():
+            raise _damaged("it is not a file", str(path))
         size = path.stat().st_size
         with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > min(size - 8, MAX_HEADER_BYTES):
-                raise damaged(f"its header claims {length} bytes, the file has {size}")
-            raw = file.read(length)
+            raw = file.read(header_bytes(file.read(8), size, str(path)))
     except OSError as error:
         raise InputError(f"cannot be read: {error}", where=str(path), remedy=_REMEDY) from error
+    return parse_header(raw, size, str(path))
+
+
+def header_bytes(start: bytes, file_bytes: int, where: str) -> int:
+    """The length of a safetensors header, which the first 8 bytes of its file tell. InputError where it cannot be that."""
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > min(file_bytes - 8, MAX_HEADER_BYTES):
+        raise _damaged(f"its header claims {length} bytes, the file has {file_bytes}", where)
+    return length
+
+
+def parse_header(raw: bytes, file_bytes: int, where: str) -> list[TensorHeader]:
+    """The tensors of a safetensors file from its header, which follows the first 8 bytes. Raises InputError for damage."""
     try:
-        table = json.loads(raw)
+        table = json.loads(raw, parse_int=_bounded, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
-        raise damaged(f"its header is not JSON ({error})") from error
+        raise _damaged(f"its header is not JSON ({error})", where) from error
     if not isinstance(table, dict):
-        raise damaged("its header is not a JSON object")
-    found = []
+        raise _damaged("its header is not a JSON object", where)
+    return _tensors(table, file_bytes - 8 - len(raw), where)
+
+
+def _damaged(what: str, where: str) -> InputError:
+    return InputError(f"damaged: {what}", where=where, remedy=_REMEDY)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Raises ValueError for a key that is given twice: of two tensors with one name, one would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is given twice")
+    return found
+
+
+def _tensors(table: Mapping[str, Any], data_bytes: int | None, where: str) -> list[TensorHeader]:
+    """The tensors of a safetensors header; `data_bytes` follow it in the file (None: they are still to be written)."""
+    found, spans = [], []
     for name, entry in table.items():
         if name == "__metadata__":
             continue
         shape, span = (entry.get("shape"), entry.get("data_offsets")) if isinstance(entry, dict) else (None, None)
         if not _naturals(shape) or not _naturals(span) or len(span) != 2 or not isinstance(entry.get("dtype"), str):
-            raise damaged(f"tensor {name!r} has no sound dtype, shape and data_offsets")
+            raise _damaged(f"tensor {name[:80]!r} has no sound dtype, shape and data_offsets", where)
+        if len(shape) > MAX_DIMENSIONS or span[0] > span[1] or (data_bytes is not None and span[1] > data_bytes):
+            raise _damaged(f"tensor {name[:80]!r} lies outside the file, or has {len(shape)} dimensions", where)
         header = TensorHeader(name, entry["dtype"], tuple(shape), span[1] - span[0])
-        if not 0 <= span[0] <= span[1] <= size - 8 - length:
-            raise damaged(f"tensor {name!r} lies outside the file")
         bits = ITEM_BITS.get(header.dtype)
-        if bits is not None and header.bytes * 8 != header.elements * bits:
-            raise damaged(f"tensor {name!r} of shape {list(shape)} and type {header.dtype} cannot have {header.bytes} bytes")
+        if bits is None:
+            raise _damaged(f"tensor {name[:80]!r} has the unknown type {header.dtype[:20]!r}", where)
+        if header.bytes * 8 != header.elements * bits:
+            what = f"tensor {name[:80]!r} of shape {list(shape)} and type {header.dtype} cannot have {header.bytes} bytes"
+            raise _damaged(what, where)
         found.append(header)
+        spans.append((span[0], span[1], name))
+    end, before = 0, ""
+    for start, stop, name in sorted(spans):
+        if start < end and stop > start:
+            raise _damaged(f"the tensors {before[:80]!r} and {name[:80]!r} overlap", where)
+        end, before = max(end, stop), name
     return found
 
 
@@ -188,6 +261,8 @@ def linear_modules(headers: Sequence[TensorHeader], config: Mapping[str, Any], w
             if group_size is None:
                 what = f"{header.name} is quantised, but config.json has no quantization.group_size"
                 raise InputError(what, where=where, remedy=_REMEDY)
+            if not scales.shape:
+                raise InputError(f"{scales.name} is a single number", where=where, remedy=_REMEDY)
             inputs = scales.shape[-1] * group_size
         place = _LAYER.match(path)
         found.append(
@@ -219,3 +294,16 @@ def adapted_modules(
 def _is_wrapped_by_default(key: str) -> bool:
     parts = key.split(".")
     return "embed" not in key and parts[-1] not in ROUTERS and parts[-2:-1] != ["router"]
+
+
+def quantised(header: TensorHeader, bits: int, group_size: int) -> list[TensorHeader]:
+    """The arrays that mlx makes of a weight [..., inputs]: packed integers, a scale and a bias for each `group_size` inputs."""
+    *rows, inputs = header.shape
+    item = header.bytes // header.elements
+    groups = (*rows, inputs // group_size)
+    path = header.name.removesuffix(".weight")
+    packed = (*rows, inputs * bits // 32)
+    return [
+        TensorHeader(header.name, "U32", packed, 4 * math.prod(packed)),
+        *(TensorHeader(f"{path}.{part}", header.dtype, groups, item * math.prod(groups)) for part in ("scales", "biases")),
+    ]

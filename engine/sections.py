@@ -17,14 +17,43 @@ class Section(BaseModel):
 
 
 class DataConfig(Section):
-    train: str = Field(description="data file: .jsonl, .json, .csv or .parquet, also .gz; or a folder with a train file")
-    valid: str | None = Field(None, description="held-out file; without one a seeded split of up to run.eval_rows rows")
+    train: str = Field(
+        description="a file (.jsonl, .json, .csv, .parquet, also .gz), part-*.jsonl, a folder, or owner/name:config@revision"
+        "#split of the hub; [:1000] or [10%:90%] behind it: these rows only"
+    )
+    valid: str | None = Field(
+        None,
+        description="held-out data, named as train; null: the validation part of the folder or data set, else a seeded split of "
+        "up to run.eval_rows rows",
+    )
     format: str = Field("auto", description="row format; auto detects it from the rows")
     columns: dict[str, str] = Field({}, description="our field name: the name in your file")
     system: str | None = Field(None, description="system message put before every prompt that has none")
     targets: Literal["assistant", "last", "all"] = Field(
         "assistant", description="sft only: learn every assistant turn, the last one, or all text, prompts included"
     )
+    decisive_weight: float = Field(
+        3.0, ge=1, description="sft only: weight of the tokens of steps that sparse_indicators mark with 1; others weigh 1"
+    )
+
+
+class ChatConfig(Section):
+    """How prompts and replies become text, where that is not simply as the model has it."""
+
+    template: str | None = Field(
+        None, description="a Jinja file (.jinja), or the name of one of the model's chat templates; null: the model's default"
+    )
+    variables: dict[str, Any] = Field(
+        {}, description="what the template may ask for, such as {enable_thinking: false}; without an entry as mlx_lm has it"
+    )
+    stop: list[str] = Field([], description="tokens that end a reply beside the model's own, each one token: <|im_end|>")
+
+
+class QuantizeConfig(Section):
+    """Quantise the model's weights as it is loaded (its folder stays as it is): QLoRA on any model."""
+
+    bits: Literal[2, 3, 4, 5, 6, 8] | None = Field(None, description="bits of a weight; null: the model stays as it is")
+    group_size: Literal[32, 64, 128] = Field(64, description="weights that share a scale")
 
 
 class AdapterConfig(Section):
@@ -34,6 +63,9 @@ class AdapterConfig(Section):
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input; must be 0 for reward methods")
     layers: int = Field(-1, ge=-1, description="how many layers from the last get adapters, 1 or more; -1: all")
     keys: list[str] | None = Field(None, description="module paths inside a layer, such as self_attn.q_proj; null: all linear")
+    start_from: str | None = Field(
+        None, description="an adapter (its folder or .safetensors file) that training goes on from; it is then the reference, too"
+    )
 
 
 class SamplingConfig(Section):
@@ -92,7 +124,7 @@ class RewardConfig(Section):
     file: str | None = Field(None, description="Python file that defines the function")
     timeout: float = Field(60.0, gt=0, allow_inf_nan=True, description="seconds of one call over a step's completions, or .inf")
     options: dict[str, Any] = Field(
-        {}, description="of code_tests: seconds, memory_mb, concurrency; of llm_judge: url, model, rubric, api_key_env, ..."
+        {}, description="of built-in rewards, such as regex: {pattern: ...}; `droid-tune rewards` lists them"
     )
     steps: str | None = Field(
         None,
@@ -136,6 +168,8 @@ class RunConfig(Section):
     model: str = Field(description="a local folder, an HF id that is on this machine, or `demo` (the embedded model)")
     method: str
     data: DataConfig
+    chat: ChatConfig = ChatConfig()
+    quantize: QuantizeConfig = QuantizeConfig()
     adapter: AdapterConfig = AdapterConfig()
     sampling: SamplingConfig = SamplingConfig()
     objective: ObjectiveConfig = ObjectiveConfig()

@@ -35,6 +35,8 @@ class Example:
     answer: str | None
     columns: Mapping[str, Any] = field(default_factory=dict)
     turns: tuple[Message, ...] = ()  # the whole chat, where it has assistant turns before the completion's; else ()
+    # (start, end, mark) of decisive steps: characters [start, end) of `completion`, apart and ascending; mark above 0, up to 1
+    marks: tuple[tuple[int, int, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

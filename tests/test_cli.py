@@ -1,4 +1,5 @@
-"""The command line as a user meets it: real processes, real workers, a real terminal."""
+"""The command line as a user meets it: real workers, a real terminal, and the real command wherever a process can be told from a
+call; what is one call of many goes through the console script's own function in this process."""
 
 from __future__ import annotations
 
@@ -12,15 +13,18 @@ import subprocess
 import sys
 import termios
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlx_lm
 import pytest
 from typer.testing import CliRunner
 
 from engine.cli.app import app
 from engine.share import demo_model
 from tests.support.live import DEADLINE_SECONDS, await_condition, await_event
+from tui.__main__ import main as console_script
 
 COMMAND = [sys.executable, "-P", "-m", "tui"]
 SMALL = ("run.steps=2", "run.eval_rows=8", "run.checkpoint_every=1")
@@ -40,6 +44,27 @@ def droid_tune(home: Path, *arguments: str, cwd: Path | None = None) -> subproce
     )
 
 
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], warm_workers: None) -> Command:
+    """As droid_tune, in this process: what the console script calls, with its arguments, environment, folder and streams."""
+
+    def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+        capfd.readouterr()
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as left:
+            patch.setattr(sys, "argv", ["droid-tune", *arguments])
+            patch.setenv("DROID_TUNE_HOME", str(home))
+            patch.setenv("COLUMNS", "200")
+            patch.chdir(home)
+            console_script()
+        assert isinstance(left.value.code, int)
+        return subprocess.CompletedProcess(arguments, left.value.code, *capfd.readouterr())
+
+    return run
+
+
 def settings(*pairs: str) -> list[str]:
     return [part for pair in pairs for part in ("--set", pair)]
 
@@ -49,28 +74,43 @@ def answer(done: subprocess.CompletedProcess[str]) -> Any:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("recipe", ["sft", "grpo", *(pytest.param(name, marks=pytest.mark.long) for name in ("dr_grpo", "gspo"))])
-def test_every_method_finishes_from_its_recipe_and_mlx_lm_uses_the_adapter(tmp_path: Path, recipe: str) -> None:
-    """Headless, from the packaged recipe; full weights for one of them, low-rank adapters for the others."""
+@pytest.mark.parametrize("recipe", ["sft", "grpo", "dr_grpo", "gspo"])
+def test_every_method_finishes_from_its_recipe_and_mlx_lm_uses_the_adapter(tmp_path: Path, here: Command, recipe: str) -> None:
+    """Headless, from the packaged recipe; full weights for one of them, low-rank adapters for the others. Once by the commands
+    that a user types: droid-tune's, and the mlx_lm.generate that the run ends with."""
     small = SMALL if recipe == "sft" else SMALL_RL
     kind = ("adapter.type=full",) if recipe == "dr_grpo" else ()
-    state = answer(droid_tune(tmp_path, "train", recipe, "--json", *settings(*small, *kind)))
+    typed = recipe == "grpo"
+    state = answer((droid_tune if typed else here)(tmp_path, "train", recipe, "--json", *settings(*small, *kind)))
     assert state["state"] == "finished" and state["step"] == 2
     assert recipe != "sft" or state["metrics"]["grad_norm"]["value"] > 0
     adapter = state["result"]["adapter"]
     assert str(adapter) in state["result"]["command"]
-    generated = subprocess.run(
+    text = generated(adapter, "What is 12+13?") if typed else answered(adapter, "What is 12+13?")
+    assert text.startswith(("<think>", "<answer>"))
+
+
+def generated(adapter: str, prompt: str) -> str:
+    """What mlx_lm.generate prints with the adapter."""
+    done = subprocess.run(
         [
             *(sys.executable, "-P", "-m", "mlx_lm", "generate", "--model", str(demo_model()), "--adapter-path", adapter),
-            *("--prompt", "What is 12+13?", "--max-tokens", "8", "--verbose", "False"),
+            *("--prompt", prompt, "--max-tokens", "8", "--verbose", "False"),
         ],
         capture_output=True,
         text=True,
         timeout=DEADLINE_SECONDS,
         check=False,
     )
-    assert generated.returncode == 0, generated.stderr
-    assert generated.stdout.startswith(("<think>", "<answer>"))
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def answered(adapter: str, prompt: str) -> str:
+    """The same by mlx_lm's functions."""
+    model, tokenizer = mlx_lm.load(str(demo_model()), adapter_path=adapter)[:2]
+    asked = tokenizer.apply_chat_template([{"role": "user", "content": prompt}], add_generation_prompt=True)
+    return mlx_lm.generate(model, tokenizer, asked, max_tokens=8)
 
 
 ROWS = '{"prompt": "1+1?", "answer": "2"}\n{"prompt": "1+2?", "answer": "3"}\n{"prompt": "2+2?", "answer": "4"}\n'
@@ -96,57 +136,72 @@ BAD = {  # what is wrong -> (config changes, what the message must hold)
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_message_with_exit_code_2_and_leaves_no_run(tmp_path: Path, name: str) -> None:
+def test_bad_input_is_one_message_with_exit_code_2_and_leaves_no_run(tmp_path: Path, here: Command, name: str) -> None:
+    assert_refused(tmp_path, write_bad(tmp_path, name), here)
+
+
+def test_the_command_itself_refuses_bad_input(tmp_path: Path) -> None:
+    """As a process: exit status and streams."""
+    assert_refused(tmp_path, write_bad(tmp_path, "unknown key"), droid_tune)
+
+
+def write_bad(folder: Path, name: str) -> list[str]:
+    """config.yaml and its files; what the message must hold."""
     changes, expected = BAD[name]
-    (tmp_path / "rows.jsonl").write_text(ROWS)
-    (tmp_path / "empty.jsonl").write_text("")
-    (tmp_path / "broken.jsonl").write_text('{"prompt": "1+1?", "answer": "2"}\n{"prompt": \n')
-    (tmp_path / "bad.py").write_text("import nonexistent_module\n")
-    (tmp_path / "folder").mkdir()
+    (folder / "rows.jsonl").write_text(ROWS)
+    (folder / "empty.jsonl").write_text("")
+    (folder / "broken.jsonl").write_text('{"prompt": "1+1?", "answer": "2"}\n{"prompt": \n')
+    (folder / "bad.py").write_text("import nonexistent_module\n")
+    (folder / "folder").mkdir()
     config = {"model": "demo", "method": "grpo", "data": "{train: rows.jsonl}", "rewards": "[{name: answer}]", **changes}
-    (tmp_path / "config.yaml").write_text("".join(f"{key}: {value}\n" for key, value in config.items()))
-    done = droid_tune(tmp_path, "train", "config.yaml")
+    (folder / "config.yaml").write_text("".join(f"{key}: {value}\n" for key, value in config.items()))
+    return expected
+
+
+def assert_refused(folder: Path, expected: list[str], command: Command) -> None:
+    """What `command` says of config.yaml, as text and as JSON."""
+    done = command(folder, "train", "config.yaml")
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert done.stderr.count("error") == 1 and "try " in done.stderr
     for part in expected:
         assert part in done.stderr
-    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
-    as_json = droid_tune(tmp_path, "train", "config.yaml", "--json")
+    assert not (folder / "runs").exists() or not list((folder / "runs").iterdir())
+    as_json = command(folder, "train", "config.yaml", "--json")
     assert as_json.returncode == 2
     assert json.loads(as_json.stdout).keys() == {"error", "where", "remedy"}
 
 
-def test_a_setting_that_is_no_yaml_is_bad_input(tmp_path: Path) -> None:
-    done = droid_tune(tmp_path, "train", "grpo", "--set", "run.steps=[")
+def test_a_setting_that_is_no_yaml_is_bad_input(tmp_path: Path, here: Command) -> None:
+    done = here(tmp_path, "train", "grpo", "--set", "run.steps=[")
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "--set run.steps" in done.stderr and "not valid YAML" in done.stderr
     assert not (tmp_path / "runs").exists()
 
 
-def test_commands_about_a_run(tmp_path: Path) -> None:
+def test_commands_about_a_run(tmp_path: Path, here: Command) -> None:
     """Started detached, paused, resumed, saved, stopped: each answered, each visible in status and in the journal."""
     started = answer(droid_tune(tmp_path, "train", "grpo", "--detach", "--json", *settings(*SMALL_RL, "run.steps=500")))
     run_id = started["id"]
     journal = Path(started["folder"]) / "events.jsonl"
     run = _run(tmp_path, run_id)
     await_event(run, 0, lambda e: e.type == "step")
-    assert answer(droid_tune(tmp_path, "pause", run_id, "--json"))["answer"] in ("accepted", "done")
+    assert answer(here(tmp_path, "pause", run_id, "--json"))["answer"] in ("accepted", "done")
     await_event(run, 0, lambda e: e.type == "paused")
-    assert answer(droid_tune(tmp_path, "status", run_id, "--json"))["state"] == "paused"
-    assert droid_tune(tmp_path, "pause", run_id).returncode == 2
-    assert droid_tune(tmp_path, "resume", run_id).returncode == 0
-    assert droid_tune(tmp_path, "checkpoint", run_id).returncode == 0
+    assert answer(here(tmp_path, "status", run_id, "--json"))["state"] == "paused"
+    assert here(tmp_path, "pause", run_id).returncode == 2
+    assert here(tmp_path, "resume", run_id).returncode == 0
+    assert here(tmp_path, "checkpoint", run_id).returncode == 0
     await_event(run, 0, lambda e: e.type == "command" and e.fields["verb"] == "checkpoint" and e.fields["status"] == "done")
-    assert [row["state"] for row in answer(droid_tune(tmp_path, "runs", "--json"))] == ["running"]
+    assert [row["state"] for row in answer(here(tmp_path, "runs", "--json"))] == ["running"]
     assert droid_tune(tmp_path, "stop", run_id[:3]).returncode == 0
-    assert droid_tune(tmp_path, "attach", run_id).returncode == 0
-    state = answer(droid_tune(tmp_path, "status", run_id, "--json"))
+    assert here(tmp_path, "attach", run_id).returncode == 0
+    state = answer(here(tmp_path, "status", run_id, "--json"))
     assert state["state"] == "stopped" and 0 < state["step"] < 500
-    logged = droid_tune(tmp_path, "logs", run_id, "--json").stdout.splitlines()
+    logged = here(tmp_path, "logs", run_id, "--json").stdout.splitlines()
     assert len(logged) == len(journal.read_text().splitlines())
     assert json.loads(logged[-1])["type"] == "stopped"
-    assert droid_tune(tmp_path, "stop", run_id).returncode == 2
+    assert here(tmp_path, "stop", run_id).returncode == 2
 
 
 def _run(home: Path, run_id: str) -> Any:
@@ -188,8 +243,8 @@ class Terminal:
         return self.process.wait(DEADLINE_SECONDS)
 
 
-def test_hanging_up_a_viewer_leaves_the_run_alone_and_another_sees_the_whole_curve(tmp_path: Path) -> None:
-    started = answer(droid_tune(tmp_path, "train", "grpo", "--detach", "--json", *settings(*SMALL_RL, "run.steps=40")))
+def test_hanging_up_a_viewer_leaves_the_run_alone_and_another_sees_the_whole_curve(tmp_path: Path, here: Command) -> None:
+    started = answer(here(tmp_path, "train", "grpo", "--detach", "--json", *settings(*SMALL_RL, "run.steps=40")))
     run = _run(tmp_path, started["id"])
     first = Terminal(tmp_path, "attach", started["id"])
     first.wait_for("held-out")
@@ -201,7 +256,7 @@ def test_hanging_up_a_viewer_leaves_the_run_alone_and_another_sees_the_whole_cur
     second = Terminal(tmp_path, "attach", started["id"])
     second.wait_for("mlx_lm.generate")
     assert second.process.wait(DEADLINE_SECONDS) == 0
-    state = answer(droid_tune(tmp_path, "status", started["id"], "--json"))
+    state = answer(here(tmp_path, "status", started["id"], "--json"))
     assert (state["state"], state["step"], state["resumes"], state["pid"]) == ("finished", 40, 0, pid)
     steps = [e.fields["step"] for e in _events(run) if e.type == "step"]
     assert steps == list(range(1, 41))
@@ -213,57 +268,57 @@ def _events(run: Any) -> Any:
     return events(run)
 
 
-def test_verbs_that_only_read(tmp_path: Path) -> None:
-    assert "droid-tune demo" in droid_tune(tmp_path, "runs").stdout
+def test_verbs_that_only_read(tmp_path: Path, here: Command) -> None:
+    assert "droid-tune demo" in here(tmp_path, "runs").stdout
     alone = droid_tune(tmp_path)  # no terminal to open the app in
     assert alone.returncode == 2 and "--headless" in alone.stderr
-    methods = answer(droid_tune(tmp_path, "methods", "--json"))
+    methods = answer(here(tmp_path, "methods", "--json"))
     assert {m["id"] for m in methods} == {"sft", "grpo", "dr_grpo", "gspo", "gspo_token", "dapo", "cispo", "rloo", "reinforce_pp"}
     assert next(m for m in methods if m["id"] == "cispo")["meaningless"]["delta"] == "cispo has no unclipped branch"
-    shown = droid_tune(tmp_path, "methods").stdout
+    shown = here(tmp_path, "methods").stdout
     assert "arXiv 2507.18071" in shown and "delta (cispo has no unclipped branch)" in " ".join(shown.split())
-    report = answer(droid_tune(tmp_path, "validate", "datasets/arithmetic-train.jsonl", "--model", "demo", "--json"))
+    report = answer(here(tmp_path, "validate", "datasets/arithmetic-train.jsonl", "--model", "demo", "--json"))
     assert (report["rows"], report["usable"], report["verdict"]) == (512, 512, "ready")
-    assert answer(droid_tune(tmp_path, "estimate", "grpo", "--json"))["weights_bytes"] == 99_648 * 4
-    doctor = answer(droid_tune(tmp_path, "doctor", "--json"))
+    assert answer(here(tmp_path, "estimate", "grpo", "--json"))["weights_bytes"] == 99_648 * 4
+    doctor = answer(here(tmp_path, "doctor", "--json"))
     assert doctor["mlx"]["matmul_gflops"] > 0 and doctor["selftest"] is None
-    assert "properties" in answer(droid_tune(tmp_path, "schema"))
+    assert "properties" in answer(here(tmp_path, "schema"))
 
 
-def test_doctor_selftest_computes_on_the_device_and_doctor_remembers(tmp_path: Path) -> None:
+def test_doctor_selftest_computes_on_the_device_and_doctor_remembers(tmp_path: Path, here: Command) -> None:
     """The real checks on the embedded model; then a report by another mlx is out of date, and a damaged one stops nothing."""
-    report = answer(droid_tune(tmp_path, "doctor", "--selftest", "--json"))
+    report = answer(here(tmp_path, "doctor", "--selftest", "--json"))
     outcomes = {found["name"]: found["outcome"] for found in report["results"]}
     assert report["outcome"] == "passed" and len(outcomes) == 6 and set(outcomes.values()) == {"passed"}, report
     assert report["seconds"] < 60 and report["model"] == "demo" and report["versions"]["mlx"]
     assert all(figure["value"] <= figure["limit"] for found in report["results"] for figure in found["figures"])
     stored = tmp_path / "machine" / "selftest.json"
-    last = answer(droid_tune(tmp_path, "doctor", "--json"))["selftest"]
+    last = answer(here(tmp_path, "doctor", "--json"))["selftest"]
     assert last == {**report, "stale": []} == {"outcome": "passed", **json.loads(stored.read_text()), "stale": []}
     stored.write_text(stored.read_text().replace(f'"mlx": "{report["versions"]["mlx"]}"', '"mlx": "0.1"'))
-    assert "mlx was 0.1 and is" in droid_tune(tmp_path, "doctor").stdout
+    assert "mlx was 0.1 and is" in here(tmp_path, "doctor").stdout
     stored.write_text("{")
-    damaged = droid_tune(tmp_path, "doctor")
+    damaged = here(tmp_path, "doctor")
     assert damaged.returncode == 0 and "is damaged" in damaged.stdout
-    assert droid_tune(tmp_path, "doctor", "demo").returncode == 2
-    assert "config.json" in droid_tune(tmp_path, "doctor", "--selftest", ".").stderr
+    assert here(tmp_path, "doctor", "demo").returncode == 2
+    assert "config.json" in here(tmp_path, "doctor", "--selftest", ".").stderr
 
 
-def test_a_self_test_that_finds_a_fault_exits_with_1(tmp_path: Path) -> None:
+def test_a_self_test_that_finds_a_fault_exits_with_1(tmp_path: Path, here: Command) -> None:
     """A package stands in front of mlx_lm that breaks when the sampler asks it for a cache, as a broken update would."""
     broken = tmp_path / "site"
     broken.mkdir()
     (broken / "sitecustomize.py").write_text(
         "import sys\nif 'selftest' in sys.orig_argv and '-P' in sys.orig_argv:\n"
-        "    import mlx_lm.models.cache as cache\n    del cache.KVCache.merge\n"
+        "    import mlx_lm.models.cache as cache\n    del cache.KVCache.update_and_fetch\n"
     )
     environment = {**os.environ, "DROID_TUNE_HOME": str(tmp_path), "PYTHONPATH": str(broken)}
     command = [*COMMAND, "doctor", "--selftest"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     assert "✓ golden values" in done.stdout and "✕ sampler and trainer" in done.stdout
-    assert "merge" in done.stdout and "try: " in done.stdout
-    assert "✕ self-test failed" in droid_tune(tmp_path, "doctor").stdout
+    assert "update_and_fetch" in done.stdout and "try: " in done.stdout
+    assert "✕ self-test failed" in here(tmp_path, "doctor").stdout
 
 
 def test_every_verb_teaches() -> None:
@@ -274,27 +329,21 @@ def test_every_verb_teaches() -> None:
         assert "--json" in shown.output, verb
 
 
-def test_validate_names_every_unusable_row_and_exits_with_2_when_nothing_can_be_used(tmp_path: Path) -> None:
+def test_validate_names_every_unusable_row_and_exits_with_2_when_nothing_can_be_used(tmp_path: Path, here: Command) -> None:
     (tmp_path / "mixed.jsonl").write_text(ROWS + '{"prompt": "5+5?"}\n{"prompt": "", "answer": "1"}\n')
-    done = droid_tune(tmp_path, "validate", "mixed.jsonl")
+    done = here(tmp_path, "validate", "mixed.jsonl")
     assert done.returncode == 0
     assert "4" in done.stdout and "5" in done.stdout and "ready with warnings" in done.stdout
     (tmp_path / "broken.jsonl").write_text("{\n")
-    assert droid_tune(tmp_path, "validate", "broken.jsonl").returncode == 2
+    assert here(tmp_path, "validate", "broken.jsonl").returncode == 2
 
 
-def test_a_worker_that_cannot_load_fails_the_run_with_the_reason(tmp_path: Path) -> None:
+def test_a_worker_that_cannot_load_fails_the_run_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A package that breaks on import stands in front of mlx_lm on PYTHONPATH, as in a broken installation."""
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "mlx_lm.py").write_text("import a_module_that_is_missing\n")
-    done = subprocess.run(
-        [*COMMAND, "train", "sft", "--json"],
-        env={**os.environ, "DROID_TUNE_HOME": str(tmp_path), "PYTHONPATH": str(tmp_path / "broken")},
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-        check=False,
-    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
+    done = droid_tune(tmp_path, "train", "sft", "--json")
     assert done.returncode == 1, done.stderr
     state = json.loads(done.stdout)
     assert state["state"] == "failed" and "a_module_that_is_missing" in state["failure"]["error"]

@@ -319,6 +319,8 @@ CASES = {
     "qwen3": ({"family": "qwen3"}, {}),
     "16-bit": ({"dtype": "bfloat16"}, {}),
     "16-bit-full": ({"dtype": "bfloat16"}, {"adapter.type": "full"}),
+    "sft": ({}, {"method": "sft", "rewards": [], "sampling.prompts_per_step": 16}),
+    "short-prompts": ({}, {"sampling.max_prompt_tokens": 16, "sampling.max_completion_tokens": 160}),
 }
 
 
@@ -351,8 +353,11 @@ def test_the_update_peak_is_what_mlx_reports(case: str, make_model: MakeModel, m
     backend: Backend = "metal" if case.startswith("16-bit") else "cpu"
     plan = Plan(config, backend)
     prompt, new = config.sampling.max_prompt_tokens, config.sampling.max_completion_tokens
-    rows = [Row(n, tuple(range(prompt)), tuple(i % 256 for i in range(new)), weight=1.0) for n in range(plan.update_rows)]
-    batches = pack(rows, config.optim.micro_batch_rows or plan.update_rows)
+    own = 1 if config.method == "sft" else config.sampling.group_size  # rows that share a prompt
+    rows = [
+        Row(n, tuple((i + n // own) % 256 for i in range(prompt)), tuple(i % 256 for i in range(new)), weight=1.0)
+        for n in range(plan.update_rows)
+    ]
     gc.collect()
     mx.clear_cache()
     before = mx.get_active_memory()
@@ -360,6 +365,9 @@ def test_the_update_peak_is_what_mlx_reports(case: str, make_model: MakeModel, m
     mx.eval(policy.model.parameters())
     trainer = Trainer(policy, config.optim, total_updates=1, seed=0)
     mx.eval(trainer.optimizer.state)
+    batches = pack(rows, config.optim.micro_batch_rows or plan.update_rows, sharing=policy.sharing)
+    gc.collect()
+    mx.clear_cache()
     mx.reset_peak_memory()
 
     def loss(batch: Any) -> tuple[mx.array, mx.array]:
@@ -369,7 +377,7 @@ def test_the_update_peak_is_what_mlx_reports(case: str, make_model: MakeModel, m
     measured = mx.get_peak_memory() - before
     expected = plan.update_peak(config.optim.micro_batch_rows or plan.update_rows)
     print(f"{case}: expected {expected / 1e6:.2f} MB, measured {measured / 1e6:.2f} MB, {expected / measured:.3f}")
-    assert 0.88 < expected / measured < 1.2
+    assert 0.88 < expected / measured < (1.2 if config.method == "sft" else 1.36)  # shared prompts: an upper bound
 
 
 @pytest.mark.usefixtures("cpu")
@@ -402,4 +410,4 @@ def test_the_rollout_peak_is_what_mlx_reports(changes: dict[str, Any], make_mode
     measured = mx.get_peak_memory() - before
     expected = (plan.rollout_peak() or 0) - plan.optimizer
     print(f"expected {expected / 1e6:.2f} MB, measured {measured / 1e6:.2f} MB, {expected / measured:.3f}")
-    assert 0.9 < expected / measured < 1.5  # an upper bound: see Plan.rollout_peak
+    assert 0.9 < expected / measured < 1.6  # an upper bound: see Plan.rollout_peak

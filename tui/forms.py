@@ -19,9 +19,10 @@ from engine.config import RunConfig
 from engine.errors import InputError
 
 MODEL, TRAIN, VALID = "model", "data.train", "data.valid"
+COLUMNS, FORMAT, REWARDS = "data.columns", "data.format", "rewards"
 FILE_KEYS = (MODEL, TRAIN, VALID)  # asked for on a page of their own
 _NOT_FOR_SFT = ("sampling.group_size", "sampling.temperature", "rewards")
-_NOT_FOR_REWARDS = ("adapter.dropout", "data.targets")  # with one legal value there
+_NOT_FOR_REWARDS = ("adapter.dropout", "data.targets", "data.decisive_weight")  # with one legal value there, or no effect
 
 
 @dataclass(frozen=True, slots=True)

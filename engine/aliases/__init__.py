@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from engine.aliases import counts, objective, parts
+from engine.aliases import counts, datasets, objective, parts
 from engine.aliases.defaults import differing
 from engine.aliases.draft import Draft, meanings
 from engine.aliases.rows import ALL, Alias, Ignored, Refused, Tool
@@ -90,7 +90,7 @@ def read(raw: Mapping[str, Any], where: str, exists: Callable[[str], bool]) -> R
     parts.adapter(draft)
     parts.optimizer(draft)
     parts.rewards(draft)
-    parts.data(draft, choice.kind)
+    datasets.data(draft, choice.kind)
     return Read(draft.tree, draft.origin, draft.all_notes(), tools if set(tree) <= _OURS else ())
 
 

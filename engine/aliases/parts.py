@@ -1,16 +1,14 @@
-"""What several foreign keys say together: the adapter, the optimizer, the rewards, the data."""
+"""What several foreign keys say together: the adapter, the optimizer, the rewards."""
 
 from __future__ import annotations
 
 import difflib
 import math
-import re
 from typing import Any
 
 from engine.aliases import values
 from engine.aliases.draft import Draft
-from engine.aliases.rows import MLL, Kind
-from engine.aliases.table import FEATURES
+from engine.aliases.rows import MLL
 
 # mlx-lm-lora's own rewards are built in here under their names; it uses all five where a file names none.
 R1 = (
@@ -42,11 +40,23 @@ def adapter(draft: Draft) -> None:
             draft.ignore("lora_parameters", unused)
         else:
             _lora_parameters(draft)
+    _starting_point(draft)
     if draft.get("adapter.type") == "full":
         for key in peft:
             draft.ignore(key, unused)
     elif peft:
         _peft(draft)
+
+
+def _starting_point(draft: Draft) -> None:
+    """The adapter that training goes on from, and the bits that the model is quantised to while it loads."""
+    if draft.given.get("resume_adapter_file"):
+        draft.put("adapter.start_from", draft.given["resume_adapter_file"], "resume_adapter_file")
+    for bits in (4, 6, 8):
+        key = f"load_in_{bits}bits"
+        if draft.has(key) and draft.read(key, values.switch):
+            draft.put("quantize.bits", bits, key)
+            draft.notes.append(f"{key}: the reference is quantised as well (mlx-lm-lora's is not)")
 
 
 def _layers(draft: Draft, unused: str) -> None:
@@ -187,30 +197,3 @@ def rewards(draft: Draft) -> None:
         found = [{**reward, "weight": weight} for reward, weight in zip(found, weights, strict=True)]
         keys.append("reward_weights")
     draft.put("rewards", found, *keys, *(["reward_functions_file"] if file is not None else []))
-
-
-def data(draft: Draft, kind: Kind) -> None:
-    """The folder or file; fields by their names; row lengths."""
-    key = draft.only("data", "dataset_name")
-    if key is not None:
-        _files(draft, key)
-    for feature, (ours, _) in FEATURES.items():
-        if draft.has(feature) and draft.given[feature] != ours:
-            draft.put(f"data.columns.{ours}", draft.given[feature], feature)
-    length = draft.only("max_seq_length", "max_length")
-    if length is not None:
-        draft.put("sampling.max_prompt_tokens", draft.given[length], length)
-        if kind == "sft":
-            draft.put("sampling.max_completion_tokens", draft.given[length], length)
-        limits = "prompts and for what follows them" if kind == "sft" else "prompts"
-        draft.notes.append(f"{length} is the limit for {limits}; longer rows are left out and counted, not cut")
-
-
-def _files(draft: Draft, key: str) -> None:
-    path = draft.given[key]
-    if not isinstance(path, str) or not path:
-        raise draft.error(f"expected a path, got {path!r}", key, "name a folder with a train file, or a file")
-    if re.fullmatch(r"[\w-]+/[\w-]+(\.\d+)?", path) and not draft.exists(path):
-        remedy = "save its rows as train.jsonl in a folder, and name that"
-        raise draft.error(f"{path!r} is not on this machine, and data sets of the Hub are not read", key, remedy)
-    draft.put("data.train", path, key)

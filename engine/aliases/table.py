@@ -19,6 +19,9 @@ ALIASES: tuple[Alias, ...] = (
     Alias("model_name_or_path", (TRL,), "model", _as_is),
     Alias("data", MLX, "data.train"),
     Alias("dataset_name", (TRL,), "data.train"),
+    Alias("dataset_config", (TRL,), "data.train"),
+    Alias("dataset_train_split", (TRL,), "data.train"),
+    Alias("hf_dataset", MLX, "data.train"),
     Alias("system_prompt", (TRL,), "data.system", _as_is),
     Alias("mask_prompt", MLX, "data.targets", values.one_of({True: "last", False: "all"}), "sft"),
     Alias("completion_only_loss", (TRL,), "data.targets", values.one_of({True: "last", False: "all"}), "sft"),
@@ -26,7 +29,10 @@ ALIASES: tuple[Alias, ...] = (
     Alias("train_mode", (MLL,), "method"),
     Alias("grpo_loss_type", (MLL,), "method", only="rl"),
     Alias("loss_type", (TRL,), "method"),
+    Alias("chat_template_kwargs", (TRL,), "chat.variables", values.mapping),
+    *(Alias(f"load_in_{bits}bits", (MLL,), "quantize.bits") for bits in (4, 6, 8)),
     # adapter
+    Alias("resume_adapter_file", MLX, "adapter.start_from"),
     Alias("train_type", (MLL,), "adapter.type", _as_is),
     Alias("fine_tune_type", (LORA,), "adapter.type", _as_is),
     Alias("num_layers", MLX, "adapter.layers"),
@@ -112,6 +118,8 @@ FEATURES: dict[str, tuple[str, tuple[Tool, ...]]] = {
     "system_feature": ("system", (MLL,)),
     "type_feature": ("type", (MLL,)),
     "dataset_prompt_column": ("prompt", (TRL,)),
+    "text_feature": ("text", MLX),
+    "dataset_text_field": ("text", (TRL,)),
 }
 
 
@@ -125,7 +133,10 @@ def _by_key(rows: Iterable[Row]) -> dict[str, tuple[Row, ...]]:
 ROWS: dict[str, tuple[Row, ...]] = _by_key(
     (
         *ALIASES,
-        *(Alias(key, tools, f"data.columns.{ours}") for key, (ours, tools) in FEATURES.items()),
+        *(
+            Alias(key, tools, f"data.columns.{ours}", only="sft" if ours == "text" else None)
+            for key, (ours, tools) in FEATURES.items()
+        ),
         *IGNORED,
         *REFUSED,
     )

@@ -112,9 +112,7 @@ def _refused(
 
 
 _TAIL = "the sampled distribution would not be the one that is scored"
-_QUANT = "models are not quantised while they load"
-_HUB = "data sets of the Hub are not read"
-_JSONL = "save the rows as a file, and name it in data: {train: FILE}"
+_QUANT = "set quantize: {bits: 4} (affine, in groups), or name a model that is quantised so"
 _OUT = "leave it out"
 
 REFUSED: tuple[Refused, ...] = (
@@ -123,22 +121,15 @@ REFUSED: tuple[Refused, ...] = (
     *_refused(GRPO, (1,), _TAIL, "leave it out; sampling.temperature shapes both", "repetition_penalty", "rl"),
     *_refused((TRL,), ({}, "{}"), _TAIL, _OUT, "generation_kwargs", "rl"),
     *_refused((TRL,), ("",), _TAIL, _OUT, "vllm_structured_outputs_regex vllm_guided_decoding_regex", "rl"),
-    *_refused((TRL,), ({}, "{}"), "chat templates get no further variables", _OUT, "chat_template_kwargs"),
-    *_refused(MLX, ("",), "a run starts from its model", "fuse the adapter into the model first", "resume_adapter_file"),
     *_refused(
         (TRL,), (False, ""), "a run starts from its model", "`droid-tune resume RUN` takes up one", "resume_from_checkpoint"
     ),
     *_refused((MLL,), ("",), "the reference is the model that the run starts from", _OUT, "reference_model_path", "rl"),
-    *_refused((MLL,), (False,), _QUANT, "name a quantised model", "load_in_4bits load_in_6bits load_in_8bits load_in_mxfp4"),
-    *_refused((TRL,), (False,), _QUANT, "name a quantised model", "load_in_4bit load_in_8bit"),
+    *_refused((MLL,), (False,), "mxfp4 is not made while a model loads", _QUANT, "load_in_mxfp4"),
+    *_refused((TRL,), (False,), "bitsandbytes' formats are not MLX's", _QUANT, "load_in_4bit load_in_8bit"),
     *_refused((TRL,), ("main",), "a model is a folder or an id, without a revision", "download that revision", "model_revision"),
     *_refused((TRL,), ({}, "{}"), "models are loaded as mlx_lm loads them", _OUT, "model_init_kwargs"),
-    *_refused(MLX, (), _HUB, _JSONL, "hf_dataset"),
-    *_refused((TRL,), ([],), _HUB, _JSONL, "datasets"),
-    *_refused((TRL,), ("default",), _HUB, _JSONL, "dataset_config"),
-    *_refused((TRL,), ("train",), _HUB, _JSONL, "dataset_train_split"),
-    *_refused(MLX, ("text",), "rows of plain text are no format here", "use prompt+completion or messages rows", "text_feature"),
-    *_refused((TRL,), ("text",), "rows of plain text are no format here", "use other rows", "dataset_text_field", "sft"),
+    *_refused((TRL,), ([],), "a run trains on one data set", "name one in data: {train: owner/name}", "datasets"),
     *_refused((TRL,), (True,), "prompts are always drawn in a shuffled order", _OUT, "shuffle_dataset", "rl"),
     *_refused((TRL,), (False,), "rows are always drawn in a shuffled order", _OUT, "group_by_length"),
     *_refused((TRL,), ("random",), "rows are always drawn in a shuffled order", _OUT, "train_sampling_strategy"),

@@ -3,6 +3,7 @@ cannot be here."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,17 @@ from engine.errors import InputError
 def as_is(value: Any) -> Any:
     """The same value; the config's own checks judge it."""
     return value
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """A mapping, or one as JSON text."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+    except ValueError:
+        found = value
+    if not isinstance(found, dict):
+        raise InputError(f"{value!r:.60} is no mapping", remedy="write {name: value}")
+    return found
 
 
 def one_of(meanings: Mapping[Any, Any]) -> Callable[[Any], Any]:

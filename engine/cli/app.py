@@ -13,14 +13,20 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from engine import config as configs
-from engine import methods, share
+from engine import methods
 from engine.api import Engine, Run
 from engine.cli import build_demo as demo_recipe
 from engine.cli import loading, modes, screens, watch
+from engine.cli.bench import bench
+from engine.cli.chat import chat
+from engine.cli.convert import convert
 from engine.cli.doctor import doctor
+from engine.cli.export import export
+from engine.cli.generate import generate
+from engine.cli.models import models
 from engine.cli.rewards import app as rewards_app
 from engine.cli.sample_data import sample_data
+from engine.cli.validate import validate
 from engine.config import RunConfig
 from engine.errors import InputError
 from engine.runs.journal import jsonable
@@ -46,6 +52,9 @@ app = typer.Typer(
     """,
 )
 app.command(name="sample-data")(sample_data)
+app.command()(validate)
+app.command()(convert)
+app.command()(models)
 app.add_typer(rewards_app, name="rewards")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -176,31 +185,6 @@ def list_methods(as_json: Json = False) -> None:
 
 
 @app.command()
-def validate(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="A .jsonl, .json, .csv or .parquet file, or a folder of them.")],
-    method: Annotated[str, typer.Option("--method", "-m", help="The method that will use it.")] = "grpo",
-    model: Annotated[
-        str | None, typer.Option("--model", help="Measure lengths in this model's tokens (a folder, an id or demo).")
-    ] = None,
-    valid: Annotated[Path | None, typer.Option("--valid", help="A held-out file: say which of its rows DATA has too.")] = None,
-    full: Annotated[bool, typer.Option("--full", help="Measure every row's length, not a sample of a large file's.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Check a data file before training: usable rows, every unusable one with its line, lengths, duplicates.
-
-    Exits with 2 when the file cannot be used.
-    """
-    tokenizer = None if model is None else configs.model_folder(configs.model_path(model, Path.cwd()))
-    held_out = None if valid is None else share.resolve(str(valid), Path.cwd())
-    report = _run(Engine().validate(share.resolve(str(data), Path.cwd()), method, tokenizer, valid=held_out, full=full))
-    if as_json:
-        _json(report.as_dict())
-    else:
-        _print(screens.report(report))
-    raise typer.Exit(2 if report.verdict == "unusable" else 0)
-
-
-@app.command()
 def estimate(config: ConfigFile, settings: Settings = None, as_json: Json = False) -> None:
     """Say what a run will need in memory, computed from the model's config.json and file headers; nothing is loaded."""
     found = _run(Engine().estimate(loading.load(config, settings, None).config))
@@ -312,7 +296,11 @@ def checkpoint(run: RunId, as_json: Json = False) -> None:
     _command(run, "checkpoint", as_json)
 
 
+app.command()(generate)
+app.command()(chat)
+app.command()(export)
 app.command()(doctor)
+app.command()(bench)
 
 
 @app.command()

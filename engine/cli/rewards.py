@@ -79,8 +79,9 @@ def test(
         report: dict[str, Any] = {"run": run, "rewards": [asdict(part) for part in completions]}
     else:
         tried = examples[:rows]
-        chat = ChatTokenizer(configs.model_folder(found.model))
-        answers = trial.try_answers(found.rewards, tried, [chat.render(example.messages, True) for example in tried])
+        chat = ChatTokenizer(configs.model_folder(found.model), found.chat)
+        prompts = [chat.render(example.messages, True) for example in tried]
+        answers = trial.try_answers(found.rewards, tried, prompts, chat.encode)
         as_text = answer_lines(answers, len(tried), len(examples))
         faults = [part.name for part in answers if part.fault]
         report = {"rows": len(tried), "of": len(examples)}
@@ -96,10 +97,15 @@ def listed(found: Sequence[RewardInfo]) -> list[str]:
         facts = [info.summary, *([info.details] if info.details else [])]
         columns = ", ".join([*info.columns, *(f"[{name}]" for name in info.optional)])
         facts += [f"columns: {columns}"] if columns else []
+        facts += [f"option {option.name}: {option.meaning}; default: {option.default}" for option in info.options]
         facts += [f'needs: pip install "droid-tune[{info.extra}]"'] if info.extra else []
         wrapped = [line for fact in facts for line in textwrap.wrap(fact, _WIDTH)]
         lines += [info.name, *(f"    {line}" for line in wrapped)]
-    return [*lines, "", "[column]: looked at where the data has it. `droid-tune rewards test CONFIG` tries those of a config."]
+    notes = [
+        "[column]: looked at where the data has it. A row's own column wins over an option.",
+        "`droid-tune rewards test CONFIG` tries those of a config.",
+    ]
+    return [*lines, "", *notes]
 
 
 def answer_lines(found: Sequence[AnswersTrial], rows: int, of: int) -> list[str]:
@@ -166,4 +172,5 @@ def _stored(config: RunConfig, examples: Sequence[Example], run: str, rows: int)
         remedy = "give the run's own config: config.yaml in its folder, with the rewards to try"
         raise InputError("the run was trained on other data than this config's", where=str(files[-1]), remedy=remedy)
     prompts, completions = ([sample[key] for sample in samples] for key in ("prompt", "text"))
-    return trial.try_completions(config.rewards, prompts, completions, kept)
+    ids = [sample["token_ids"] for sample in samples if "token_ids" in sample]
+    return trial.try_completions(config.rewards, prompts, completions, ids if len(ids) == len(samples) else None, kept)

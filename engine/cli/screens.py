@@ -9,15 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from engine.data.validate import DataReport, TokenLengths
 from engine.estimate import Estimate
 from engine.figures import STATE_GLYPHS, duration, number, size
 from engine.methods import Method
 from engine.runs.state import RunState
 from engine.runs.summary import RunSummary
+from engine.runs.values import Progress
 from engine.safe_text import safe_text
-
-_SHOWN_LINES = 5
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> list[str]:
@@ -61,49 +59,6 @@ def _option(value: object) -> str:
     return "no bound" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def report(found: DataReport) -> list[str]:
-    """The data check."""
-    lines = [
-        f"file     {safe_text(found.path)}",
-        f"format   {found.format} for {found.method}",
-        f"rows     {found.rows}, usable {found.usable}",
-    ]
-    if found.prompt_tokens is not None:
-        lines.append(f"prompt   {_lengths(found.prompt_tokens)}")
-    if found.completion_tokens is not None:
-        lines.append(f"target   {_lengths(found.completion_tokens)}")
-    if found.sampled is not None:
-        lines.append(f"sample   lengths and template of {found.sampled:,} rows (drawn, and the longest); --full measures all")
-    if found.split_chats:
-        lines.append(f"chats    {found.split_chats} become several rows: the template rewrites earlier turns")
-    if found.duplicates:
-        lines.append(f"repeats  {found.duplicates} rows repeat an earlier one: lines {_numbers(found.duplicate_lines)}")
-    for problem in (*found.problems, *found.warnings):
-        field = f" field {safe_text(problem.field)}" if problem.field else ""
-        lines.append(f"{problem.count:>7} x {problem.kind}: {safe_text(problem.reason)} ({_lines(problem.lines)}{field})")
-        lines.append(f"          {safe_text(problem.remedy)}")
-    named = [found.duplicate_lines, *(problem.lines for problem in (*found.problems, *found.warnings))]
-    if max(map(len, named)) > _SHOWN_LINES:
-        lines.append("note     --json lists every line")
-    return [*lines, f"verdict  {found.verdict}"]
-
-
-def _lines(numbers: Sequence[int]) -> str:
-    return f"lines {_numbers(numbers)}" if numbers else "the model"
-
-
-def _lengths(found: TokenLengths) -> str:
-    return (
-        f"{found.min} to {found.max} tokens, median {found.median:g}, 95% within {found.p95}; "
-        f"{found.over_limit} over the limit of {found.limit}"
-    )
-
-
-def _numbers(lines: Sequence[int]) -> str:
-    more = len(lines) - _SHOWN_LINES
-    return ", ".join(map(str, lines[:_SHOWN_LINES])) + (f" and {more} more" if more > 0 else "")
-
-
 def estimate(found: Estimate) -> list[str]:
     """The memory plan: each phase's peak in its parts, the phase that binds first, and what was taken for granted."""
     held = [
@@ -135,6 +90,7 @@ def estimate(found: Estimate) -> list[str]:
         "",
         f"trains   {found.trainable_parameters:,} parameters in micro-batches of {found.micro_batch_rows} rows, "
         f"{found.dtype} on {found.backend}",
+        *([f"fetches  {size(found.fetch_bytes)} of weights, when the run starts"] if found.fetch_bytes else []),
         f"note     {found.seconds_reason}",
         *(f"assumed  {line}" for line in found.assumptions),
     ]
@@ -179,6 +135,8 @@ def status(state: RunState, folder: Path) -> list[str]:
     lines = [headline(state), f"folder    {folder}"]
     if state.phase is not None and not state.ended:
         lines.append(f"phase     {state.phase.name}, {duration(time.time() - state.phase.t)} in it")
+        if state.phase.progress is not None:
+            lines.append(f"bytes     {progress(state.phase.progress)}")
     lines.append(f"speed     {number(state.step_seconds())} s a step, {duration(state.eta_seconds())} to go")
     lines += [
         f"{name:<9} {number(entry.last, 4)} at step {entry.steps[-1]}" for name, entry in state.series.items() if "." not in name
@@ -191,6 +149,12 @@ def status(state: RunState, folder: Path) -> list[str]:
         lines.append(f"saved     {state.checkpoint.path} ({state.checkpoint.reason})")
     lines += [f"⚠ step {w.step}: {safe_text(w.message)} ({safe_text(w.remedy)})" for w in state.warnings[-5:]]
     return lines + ending(state)
+
+
+def progress(found: Progress) -> str:
+    """How far a download or a conversion is."""
+    rate, left = size(found.bytes_per_second), duration(found.eta_seconds)
+    return f"{size(found.done)} of {size(found.total)}, {rate}/s, {left} to go"
 
 
 def headline(state: RunState) -> str:

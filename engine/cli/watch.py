@@ -87,6 +87,8 @@ def plain_line(event: Event, state: RunState) -> str:
         ]
         seconds = state.series.get("seconds.total")
         return f"step {state.step:>5}/{state.steps}  {'  '.join(shown)}  {number(seconds.last if seconds else None)} s"
+    if event.type in ("phase", "heartbeat") and state.phase is not None and state.phase.progress is not None:
+        return f"{state.phase.name} {screens.progress(state.phase.progress)}"
     if event.type == "eval":
         name = "loss" if state.method == "sft" else "reward"
         entry = state.held_out.get(name)
@@ -137,6 +139,8 @@ def frame(state: RunState, samples: list[dict[str, object]], width: int, height:
         f"{number(_tokens_per_second(state))} tokens/s",
         f"eta {duration(state.eta_seconds())}",
     ]
+    if state.phase is not None and state.phase.progress is not None:
+        figures = [f"{state.phase.name} {screens.progress(state.phase.progress)}"]
     top = [screens.headline(state), "  ".join(figures), ""]
     bottom = ["", *_samples_lines(samples), ""]
     if state.warnings:

@@ -12,10 +12,12 @@ from typing import Any
 from engine.data.fields import Unusable, required_text
 from engine.data.values import json_type
 from engine.rewards.answers import boxed
+from engine.rewards.marks import MarkError, step_marks
 
 _TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _ANSWER = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL)
 _SAID = re.compile(r"[^\n]*\banswer(?:\s+is\s*:?|\s*[:=])\s*(\S[^\n]*)$", re.IGNORECASE)
+_OPENING = "<think>\n"
 _FOR_THE_REWARD = ("required_terms", "terms", "required_elements", "elements")
 
 
@@ -42,26 +44,12 @@ def steps(fields: Mapping[str, Any]) -> list[str]:
     return [step.strip() for step in found]
 
 
-def check_marks(fields: Mapping[str, Any], chain: Sequence[str]) -> None:
-    """Raises Unusable unless `sparse_indicators`, where there are any, mark the steps: a weight from 0 to 1 for each, or texts
-    of which some step contains one."""
-    marks = fields.get("sparse_indicators")
-    remedy = "write one number from 0 to 1, or true or false, for each step, or texts that the decisive steps contain"
-    if marks is None:
-        return
-    if isinstance(marks, str):
-        marks = [marks]
-    if not isinstance(marks, list):
-        raise Unusable("wrong-type", "sparse_indicators", f"'sparse_indicators' is {json_type(marks)}", remedy)
-    if marks and all(isinstance(mark, str) for mark in marks):
-        if not any(mark.strip() and mark.casefold() in step.casefold() for mark in marks for step in chain):
-            raise Unusable("marks-nothing", "sparse_indicators", f"no step contains {' or '.join(marks)!r:.60}", remedy)
-        return
-    if len(marks) != len(chain):
-        raise Unusable("wrong-length", "sparse_indicators", f"{len(marks)} marks for {len(chain)} steps", remedy)
-    for place, mark in enumerate(marks):
-        if not isinstance(mark, bool | int | float) or not 0 <= mark <= 1:
-            raise Unusable("wrong-type", f"sparse_indicators[{place}]", f"{mark!r:.40} is no weight from 0 to 1", remedy)
+def check_marks(fields: Mapping[str, Any], chain: Sequence[str]) -> list[float]:
+    """Each step's mark, 0 to 1, by `sparse_indicators`; all 0 without them. Raises Unusable where they do not fit the steps."""
+    try:
+        return step_marks(chain, fields.get("sparse_indicators"))
+    except MarkError as error:
+        raise Unusable(error.kind, error.field, error.reason, error.remedy) from error
 
 
 def render(chain: Sequence[str], solution: str, answer: str) -> str:
@@ -73,8 +61,27 @@ def render(chain: Sequence[str], solution: str, answer: str) -> str:
     tagged = _ANSWER.fullmatch(solution)
     if tagged is None:
         _without_tags(solution, "solution")
-    said = [] if tagged is not None or answer.strip() == solution.strip() else [solution.strip()]
-    return "<think>\n" + "\n".join([*chain, *said]) + f"\n</think>\n<answer>{answer.strip()}</answer>"
+    said = "" if tagged is not None or answer.strip() == solution.strip() else f"{solution.strip()}\n"
+    return f"{_thoughts(chain)[0]}{said}</think>\n<answer>{answer.strip()}</answer>"
+
+
+def marked_spans(fields: Mapping[str, Any]) -> tuple[tuple[int, int, float], ...]:
+    """Where `render` writes the steps whose mark is above 0: (start, end, mark), [start, end) in characters of the completion, in
+    the steps' order. Raises Unusable."""
+    if fields.get("sparse_indicators") is None:
+        return ()
+    chain = steps(fields)
+    spans = zip(_thoughts(chain)[1], check_marks(fields, chain), strict=True)
+    return tuple((start, end, mark) for (start, end), mark in spans if mark)
+
+
+def _thoughts(chain: Sequence[str]) -> tuple[str, list[tuple[int, int]]]:
+    """How the completion begins, a step on each line, and the characters [start, end) that each step has in it."""
+    text, spans = _OPENING, []
+    for step in chain:
+        spans.append((len(text), len(text) + len(step)))
+        text += f"{step}\n"
+    return text, spans
 
 
 def final_answer(solution: str) -> str:

@@ -1,6 +1,7 @@
 """Turns a row into an Example: which format it has, how its columns are renamed, what prompt, completion and answer are.
 
-Left out, and refused by name: plain text (which has no prompt) and preferences (for which there is no method).
+Plain text has no prompt: an example of it has no messages, and its completion is the text. Left out, and refused by name:
+preferences, for which there is no method.
 """
 
 from __future__ import annotations
@@ -40,17 +41,13 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "prompt+answer": ("prompt", "answer"),
     "gsm8k": ("question", "answer"),
     "instruction": ("instruction", "response|output"),
+    "text": ("text",),
 }
 REFUSED: dict[str, tuple[tuple[str, ...], str, str]] = {  # id: its fields, why, remedy. Looked for after FORMATS
     "preference": (
         ("chosen", "rejected"),
         "these are preference rows, and preference methods are not there yet",
         "to imitate the chosen replies set method: sft and data.columns: {completion: chosen}",
-    ),
-    "text": (
-        ("text",),
-        "plain text has no prompt, and training on it is not there yet",
-        "part it into prompt and completion",
     ),
 }
 _NEEDED = {name: tuple(tuple(field.split("|")) for field in needed) for name, needed in FORMATS.items()}
@@ -59,11 +56,14 @@ _GSM8K_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:/\d+)?%?")
 
 
 def detect(fields: Mapping[str, Any]) -> str | None:
-    """The id of the first format (of FORMATS, then of REFUSED) whose fields are all there and not null, or None."""
+    """The id of the first format (of FORMATS, then of REFUSED) whose fields are all there and not null, or None.
+
+    Text is the last of all: other rows may have a field of that name, too.
+    """
     found = next((name for name in FORMATS if has_fields(fields, name)), None)
-    if found is not None:
+    if found not in (None, "text"):
         return found
-    return next((name for name, (needed, *_) in REFUSED.items() if all(fields.get(f) is not None for f in needed)), None)
+    return next((name for name, (needed, *_) in REFUSED.items() if all(fields.get(f) is not None for f in needed)), found)
 
 
 def has_fields(fields: Mapping[str, Any], format: str) -> bool:
@@ -86,6 +86,9 @@ def require_format(method: methods.Method, format: str, where: str) -> None:
     """InputError unless the method can use rows of the format; "unknown" passes, its rows say themselves what is wrong."""
     if format in REFUSED:
         raise InputError(REFUSED[format][1], where=where, remedy=REFUSED[format][2])
+    if format == "text" and format not in method.formats:
+        what = f"{method.id} cannot use rows of plain text: they have no prompt to reply to, and no answer"
+        raise InputError(what, where=where, remedy="part them into prompt and answer, or use method: sft")
     if format not in ("unknown", *method.formats):
         raise InputError(f"{method.id} cannot use {format} rows", where=where, remedy=f"it uses: {', '.join(method.formats)}")
 
@@ -107,7 +110,7 @@ def to_example(row: Row, format: str, kind: Kind, system: str | None) -> Example
     turns; what follows the last one is not used. Under rl a conversation that ends with a user turn and has an
     `answer` is a prompt as a whole. `prompt+completion` and `instruction` under rl: the completion is the answer where there is
     no `answer` field. `gsm8k`: the answer is the number after the last ####; the whole text is sft's completion. `reasoning`:
-    see chains.py; the answer is the solution's final answer unless there is an `answer` field.
+    see chains.py; the answer is the solution's final answer unless there is an `answer` field. `text`: there are no messages.
     `system`, or the row's own `system` field, goes before prompts that have no system turn; what a chain's domain fields say
     goes behind it. `columns` holds every field but the prompt itself; `type` is there as `types`, too, the name that reward
     functions use.
@@ -144,7 +147,8 @@ def _example(row: Row, format: str, kind: Kind, system: str | None) -> Example:
     turns: tuple[Message, ...] = ()
     if kind == "sft" and format == "messages" and any(turn.role == "assistant" for turn in messages):
         turns = (*messages, Message("assistant", completion or ""))
-    return Example(row.line, messages, completion, answer, columns, turns)
+    marks = chains.marked_spans(fields) if kind == "sft" and format == "reasoning" else ()
+    return Example(row.line, messages, completion, answer, columns, turns, marks)
 
 
 _Parts = tuple[list[Message], str | None, str | None]  # prompt, completion, answer
@@ -204,6 +208,13 @@ def _messages(fields: Mapping[str, Any], kind: Kind) -> _Parts:
     return asked(turns[:last], "messages"), completion, completion if answer is None else answer
 
 
+def _text(fields: Mapping[str, Any], kind: Kind) -> _Parts:
+    if kind == "rl":
+        remedy = "part it into prompt and answer, or use method: sft"
+        raise Unusable("no-prompt", "text", "plain text has no prompt to reply to, and no answer", remedy)
+    return [], required_text(fields, "text"), None
+
+
 _READERS = {
     "messages": _messages,
     "reasoning": _reasoning,
@@ -211,6 +222,7 @@ _READERS = {
     "prompt+answer": _prompt_answer,
     "gsm8k": _gsm8k,
     "instruction": _instruction,
+    "text": _text,
 }
 
 
@@ -223,6 +235,9 @@ def gsm8k_number(solution: str) -> str | None:
 
 def _with_system(prompt: list[Message], fields: Mapping[str, Any], default: str | None, domain: str) -> tuple[Message, ...]:
     own = fields.get("system")
+    if not prompt and (own or default):
+        remedy = "remove data.system and the `system` field, or use prompt+completion rows"
+        raise Unusable("no-chat", "system", "plain text has no prompt that a system message could stand before", remedy)
     if own is None and not default and not domain:
         return tuple(prompt)
     if own is not None and not isinstance(own, str):

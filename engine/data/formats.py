@@ -6,7 +6,6 @@ from here.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +15,12 @@ from pathlib import Path
 from engine import methods
 from engine.config import RunConfig
 from engine.data.examples import FORMATS, REFUSED, Kind, check_format, detect, has_fields, remap, require_format, to_example
-from engine.data.rows import BROKEN_FILE, TEXTS, Problem, Row, check_file, file_sha256, part, read_rows
+from engine.data.files import OnProgress
+from engine.data.rows import BROKEN_FILE, TEXTS, Places, Problem, Row, check_file, file_sha256, place, read_rows
+from engine.data.sources import training_files
+from engine.data.splits import NO_PART, parted, shuffled
 from engine.data.structure import opening
+from engine.data_names import cut
 from engine.errors import InputError
 from engine.types import Example
 
@@ -28,13 +31,14 @@ __all__ = [
     "Problem",
     "Row",
     "TrainingData",
-    "data_files",
+    "as_example",
     "detect",
     "detect_file",
     "load",
     "load_training_data",
     "read_rows",
     "remap",
+    "remapped",
     "scan",
     "split_held_out",
     "stream",
@@ -86,25 +90,35 @@ def stream(
 def _converted(
     path: Path, format: str, kind: Kind, columns: Mapping[str, str], system: str | None, *, detected: bool
 ) -> Iterator[Example | Problem]:
+    places = Places()
+    for row in remapped(path, columns, places):
+        result = as_example(row, format, kind, system, detected=detected) if isinstance(row, Row) else row
+        yield places.said(result) if isinstance(result, Problem) else result
+
+
+def remapped(path: Path, columns: Mapping[str, str], places: Places | None = None) -> Iterator[Row | Problem]:
+    """Every row, with `columns` (our name: the name in the file) renamed. Raises InputError as stream does while it reads."""
     is_empty = True
     named: set[str] = set()  # every field name of the file
-    for row in read_rows(path, _texts(columns)):
+    for row in read_rows(path, _texts(columns), places):
         is_empty = False
         if isinstance(row, Row):
             if columns:
                 named.update(row.fields)
-            yield _convert(remap(row, columns), format, kind, system, detected=detected)
+            yield remap(row, columns)
         else:
             yield row
     if is_empty:
-        raise InputError("the file has no rows, only blank lines", where=str(path), remedy="give at least one row")
+        rows = cut(str(path))[1]
+        what = "there are no rows, only blank lines" if rows is None else f"no rows are in {rows}"
+        raise InputError(what, where=str(path), remedy="give at least one row")
     for ours, theirs in columns.items():
         if named and theirs not in named:
             remedy = f"the file has: {', '.join(sorted(named))}"
             raise InputError(f"no row has the field {theirs!r}", where=f"{path}: columns.{ours}", remedy=remedy)
 
 
-def _convert(row: Row, format: str, kind: Kind, system: str | None, *, detected: bool) -> Example | Problem:
+def as_example(row: Row, format: str, kind: Kind, system: str | None, *, detected: bool) -> Example | Problem:
     """to_example, but a row that does not fit the detected format says which one it has instead."""
     if format in FORMATS and (not detected or has_fields(row.fields, format)):
         return to_example(row, format, kind, system)
@@ -157,7 +171,8 @@ def load(
     data = scan(path, kind=kind, format=format, columns=columns, system=system)
     for problem in data.problems:
         if problem.kind in BROKEN_FILE:
-            raise InputError(problem.reason, where=f"{path}:{problem.line}", remedy=problem.remedy)
+            file, line = place(path, problem.line)
+            raise InputError(problem.reason, where=f"{file}:{line}", remedy=problem.remedy)
     if not data.examples:
         shown = "; ".join(f"line {p.line}: {p.reason}" for p in data.problems[:_SHOWN_PROBLEMS])
         raise InputError(f"none of its {data.rows} rows can be used: {shown}", where=str(path), remedy=data.problems[0].remedy)
@@ -174,21 +189,13 @@ def split_held_out(
     one side, unless every set of equal prompts is larger than the part to hold out.
     """
     if valid_examples is not None:
-        kept = sorted(_shuffled(range(len(valid_examples)), seed)[:rows])
+        kept = sorted(shuffled(range(len(valid_examples)), seed)[:rows])
         return tuple(examples), tuple(valid_examples[index] for index in kept)
     if len(examples) < 2:
         return tuple(examples), ()
     limit = max(1, min(rows, len(examples) // 5))
-    same_prompt: dict[object, list[int]] = {}
-    for index, example in enumerate(examples):
-        same_prompt.setdefault(opening(example), []).append(index)
-    groups = {indices[0]: indices for indices in same_prompt.values()}
-    held: set[int] = set()
-    for first in _shuffled(groups, seed):
-        if len(held) + len(groups[first]) <= limit:
-            held.update(groups[first])
-    if not held:
-        held.update(_shuffled(range(len(examples)), seed)[:limit])
+    part_of = parted((opening(example) or example.completion for example in examples), [limit], seed)
+    held = {index for index, part in enumerate(part_of) if part != NO_PART} or set(shuffled(range(len(examples)), seed)[:limit])
     train = tuple(example for index, example in enumerate(examples) if index not in held)
     return train, tuple(example for index, example in enumerate(examples) if index in held)
 
@@ -202,40 +209,25 @@ class TrainingData:
     held_out: tuple[Example, ...]
 
 
-def load_training_data(config: RunConfig) -> TrainingData:
-    """The data of a run. Raises InputError for a file that cannot be used, or where nothing is left to hold out.
+def load_training_data(config: RunConfig, on_progress: OnProgress | None = None) -> TrainingData:
+    """The data of a run. Raises InputError for data that cannot be had or used, or where nothing is left to hold out.
 
-    `data.train` may be a folder: then its train file is used, and, where data.valid is null, its valid file if there is one.
+    `data.train` may be a folder or a data set of the hub: then its train split is used, and, where data.valid is null, its
+    validation split if there is one. `on_progress` is told of what is fetched.
     """
     method, data = methods.method(config.method), config.data
-    train_path, valid_path = data_files(Path(data.train), None if data.valid is None else Path(data.valid))
     files = tuple(
         load(path, kind=method.kind, format=data.format, columns=data.columns, system=data.system)
-        for path in (train_path, valid_path)
+        for path in training_files(data, on_progress)
         if path is not None
     )
     for file in files:
         require_format(method, file.format, str(file.path))
+        if file.format == "text" and data.targets == "last":
+            remedy = "leave it out, or use prompt+completion rows"
+            raise InputError("rows of plain text have no prompt: all of it is learned", where="data.targets", remedy=remedy)
     valid = files[1].examples if len(files) > 1 else None
     train, held_out = split_held_out(files[0].examples, valid, config.run.eval_rows, config.run.seed)
     if not held_out:
         raise InputError("one row leaves nothing to hold out", where=data.train, remedy="add rows, or give data.valid")
     return TrainingData(files, train, held_out)
-
-
-def data_files(train: Path, valid: Path | None) -> tuple[Path, Path | None]:
-    """The files that `data.train` and `data.valid` stand for, where either may be a folder. Raises InputError."""
-    if valid is None:
-        return check_file(train), part(train, "valid") if train.is_dir() else None
-    if valid.is_dir():
-        found = part(valid, "valid")
-        if found is None:
-            remedy = "name a file in it, or give it a valid file such as valid.jsonl"
-            raise InputError("is a folder without a valid file", where=str(valid), remedy=remedy)
-        valid = found
-    return check_file(train), check_file(valid)
-
-
-def _shuffled(indices: range | Mapping[int, object], seed: int) -> list[int]:
-    """The indices ordered by a hash of (seed, index): no generator whose algorithm could change between versions."""
-    return sorted(indices, key=lambda index: hashlib.sha256(f"held-out:{seed}:{index}".encode()).digest())

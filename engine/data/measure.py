@@ -1,50 +1,66 @@
-"""Rows as a run makes them: rendered by the model's template, encoded, and, where rewards are known, scored with their answers.
+"""Rows as a run makes them: rendered by the model's template and encoded.
 
-Needs a model folder's tokenizer, but no model. Each of this costs a thousand times what reading a row does: see sample.py.
+Needs a model folder's tokenizer, but no model. It costs a thousand times what reading a row does: of large files a sample is
+measured (structure.py).
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 from engine.data.report import Groups, ProblemGroup, TokenLengths, token_lengths
-from engine.data.targets import TargetRow, Targets, context, target_rows
+from engine.data.targets import TargetRow, Targets, context, decisive_share, target_rows
 from engine.data.template import ChatTokenizer
 from engine.data.values import Problem
 from engine.errors import InputError
+from engine.rewards.marks import DECISIVE_WEIGHT
 from engine.types import Example
 
-# Scores completions, one for each example: by the name of the reward, how far each falls short of that reward's full marks.
-# 0: full marks; None: not applicable. A reward whose full marks are not known is left out.
-Scorer = Callable[[Sequence[Example], Sequence[str]], Mapping[str, Sequence[float | None]]]
-_ROUNDING = 1e-9
+_SPLIT = (
+    "the chat template does not keep earlier turns token for token (it strips their thinking, or tokens merge across a turn's "
+    "border): the chat becomes several rows, each reply in its own exact context"
+)
+_SPLIT_REMEDY = "nothing is lost, but such chats take more rows of an update; data.targets: last learns the last reply only"
 
 
 class Lengths:
-    """Measures example after example. `refused` are those that the chat template does not take."""
+    """Measures example after example. `refused` are those that the chat template does not take, `split` those that it parts."""
 
-    def __init__(self, tokenizer: ChatTokenizer, targets: Targets | None) -> None:
+    def __init__(self, tokenizer: ChatTokenizer, targets: Targets | None, decisive_weight: float = DECISIVE_WEIGHT) -> None:
         self.refused = Groups()
+        self.split = Groups()
         self.training_rows = 0
         self.split_chats = 0
         self._tokenizer = tokenizer
         self._targets = targets
+        self._decisive_weight = decisive_weight
+        self._target_tokens = self._decisive_tokens = 0
         self._prompts = {True: array("Q"), False: array("Q")}  # by whether the row was drawn by chance
         self._completions = {True: array("Q"), False: array("Q")}
 
     def add(self, example: Example, by_chance: bool = True) -> bool:
         """Measure it; whether the template takes it. Not `by_chance`: chosen because it is long."""
         try:
-            rows = rows_of(example, self._tokenizer, self._targets)
+            rows = rows_of(example, self._tokenizer, self._targets, self._decisive_weight)
         except InputError as error:
             self.refused.add(Problem(example.line, "refused-by-template", "", error.what, error.remedy))
             return False
         self.training_rows += len(rows)
-        self.split_chats += len(rows) > 1
+        if len(rows) > 1:
+            self.split_chats += 1
+            self.split.add(Problem(example.line, "prefix-not-stable", "messages", _SPLIT, _SPLIT_REMEDY))
+        tokens = sum(sum(row.mask) for row in rows)
+        self._target_tokens += tokens
+        self._decisive_tokens += round(tokens * (decisive_share(rows) or 0))
         self._prompts[by_chance].extend(len(row.prompt) for row in rows)
         self._completions[by_chance].extend(len(row.tokens) for row in rows)
         return True
+
+    @property
+    def decisive_share(self) -> float | None:
+        """The share, 0 to 1, of the target tokens that weigh more than others; None where no step is marked as decisive."""
+        return self._decisive_tokens / self._target_tokens if self._decisive_tokens else None
 
     def prompts(self, limit: int) -> TokenLengths | None:
         """The distribution of the prompts' lengths."""
@@ -55,15 +71,17 @@ class Lengths:
         return None if self._targets is None else token_lengths(self._completions[True], limit, self._completions[False])
 
 
-def rows_of(example: Example, tokenizer: ChatTokenizer, targets: Targets | None) -> list[TargetRow]:
+def rows_of(example: Example, tokenizer: ChatTokenizer, targets: Targets | None, decisive_weight: float = 1) -> list[TargetRow]:
     """What a run makes of the example; without `targets`, for completions that are sampled, its prompt alone."""
     if targets is None:
         return [TargetRow(tuple(context(tokenizer, example.messages)[1]), (), ())]
-    return target_rows(tokenizer, example, targets)
+    return target_rows(tokenizer, example, targets, decisive_weight)
 
 
 def template_trouble(tokenizer: ChatTokenizer, example: Example, rows: int) -> list[ProblemGroup]:
-    """What the model's chat template lacks, tried on one example that it takes; `rows` are concerned."""
+    """What the model's chat template lacks, tried on one example that it takes; `rows` are concerned. Plain text needs none."""
+    if not example.messages:
+        return []
     if not tokenizer.has_template:
         reason = "the model has no chat template: a prompt is its turns' text, joined, and nothing says that a reply is due"
         return [
@@ -73,38 +91,6 @@ def template_trouble(tokenizer: ChatTokenizer, example: Example, rows: int) -> l
         reason = "the chat template has no generation prompt: nothing says that the model's turn begins"
         return [ProblemGroup("no-generation-prompt", rows, (), "", reason, "use the template of the model's instruct version")]
     return []
-
-
-def reference_completion(example: Example) -> str:
-    """The completion that a right model would give: the answer, and the chain's steps where there are some, in the layout of the
-    `format` reward. An answer that has a layout of its own, and a completion without an answer, stand as they are."""
-    if example.answer is None:
-        return example.completion or ""
-    if "<answer>" in example.answer:
-        return example.answer
-    steps = example.columns.get("reasoning_steps")
-    thoughts = steps if isinstance(steps, list) else [f"The answer is {example.answer}."]
-    return "<think>\n" + "\n".join(map(str, thoughts)) + f"\n</think>\n<answer>{example.answer}</answer>"
-
-
-def dry_run(examples: Sequence[Example], scorer: Scorer) -> list[Problem]:
-    """A problem for each example whose own answer falls short of full marks with a reward that applies, or to which none does."""
-    if not examples:
-        return []
-    shortfalls = scorer(examples, [reference_completion(example) for example in examples])
-    problems = []
-    remedy = "correct the answer, or use another reward"
-    for place, example in enumerate(examples):
-        own = {name: values[place] for name, values in shortfalls.items()}
-        low = {name: value for name, value in own.items() if value is not None and value > _ROUNDING}
-        if low:
-            shown = ", ".join(f"{name} by {value:g}" for name, value in low.items())
-            reason = f"the row's own answer falls short of full marks: {shown}"
-            problems.append(Problem(example.line, "answer-below-full", "answer", reason, remedy))
-        elif own and all(value is None for value in own.values()):
-            reason = f"{' and '.join(own)} cannot judge the row's own answer"
-            problems.append(Problem(example.line, "answer-not-scored", "answer", reason, remedy))
-    return problems
 
 
 def require_one_within(

@@ -1,4 +1,4 @@
-"""Rows of .parquet files, a batch at a time. The package that reads them is optional: the extra `parquet`."""
+"""Rows of .parquet files, a batch at a time. The package that reads them is optional: the extras `parquet` and `hub`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,7 @@ def rows(file: IO[bytes], where: str) -> Iterator[Row | Problem]:
 
     Dates become ISO text, decimals their digits, NaN (a missing number) null. Bytes that are no text are a Problem.
     """
-    try:
-        pyarrow = importlib.import_module("pyarrow")
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError as error:
-        remedy = "pip install 'droid-tune[parquet]', or save the rows as .jsonl"
-        raise InputError("reading .parquet needs pyarrow, which is not installed", where=where, remedy=remedy) from error
+    pyarrow, parquet = require_package(where, "parquet")
     number = 0
     try:
         table = parquet.ParquetFile(file)
@@ -40,6 +35,15 @@ def rows(file: IO[bytes], where: str) -> Iterator[Row | Problem]:
     except (pyarrow.ArrowException, OSError) as error:
         what = " ".join(str(error).split())[:200]
         raise InputError(f"not a whole parquet file: {what}", where=where, remedy="write or fetch it again") from error
+
+
+def require_package(where: str, extra: str) -> tuple[Any, Any]:
+    """pyarrow and its parquet module. InputError, which names `extra`, where it is not installed."""
+    try:
+        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        remedy = f"pip install 'droid-tune[{extra}]', or save the rows as .jsonl"
+        raise InputError("reading .parquet needs pyarrow, which is not installed", where=where, remedy=remedy) from error
 
 
 def _row(number: int, fields: dict[str, Any]) -> Row | Problem:

@@ -20,7 +20,7 @@ class ProblemGroup:
 
     kind: str
     count: int
-    lines: tuple[int, ...]  # all of them, ascending; () where it is the model's template that has the trouble
+    lines: tuple[int, ...]  # all of them, ascending; () where the trouble is the model's template or a reward that always fails
     field: str
     reason: str
     remedy: str
@@ -42,6 +42,19 @@ class TokenLengths:
 
 
 @dataclass(frozen=True, slots=True)
+class DryRun:
+    """What one reward gave the rows' own answers."""
+
+    name: str
+    rows: int  # that it was tried on; 0: it was left out, and `note` says why
+    full: int | None  # rows whose own answer got full marks; None: what full marks are is not known (a function of the user's)
+    not_applicable: int  # rows
+    failed: int  # rows
+    seconds: float  # of all calls
+    note: str  # why it was chosen, left out or given up; may be empty
+
+
+@dataclass(frozen=True, slots=True)
 class DataReport:
     """What validate found. "unusable": training could not start; "ready with warnings": it could, but see what is listed."""
 
@@ -60,6 +73,8 @@ class DataReport:
     split_chats: int = 0  # measured rows that become several, since the template does not keep earlier turns as they were
     warnings: tuple[ProblemGroup, ...] = ()  # rows that can be used, and should be looked at; most frequent first
     sampled: int | None = None  # rows that were rendered, measured and scored; None: every usable row. The rest is of every row
+    dry_run: tuple[DryRun, ...] = ()  # the rewards that the rows' own answers were scored with
+    decisive_share: float | None = None  # of target tokens, those of steps that sparse_indicators mark; None: no such step
     labels: tuple[tuple[str, int], ...] = ()  # reference answers and their rows, where there are 20 different ones at most
 
     def as_dict(self) -> dict[str, Any]:

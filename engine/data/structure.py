@@ -132,7 +132,9 @@ def gives_away(example: Example) -> bool:
 
 
 def opening(example: Example) -> tuple[Message, ...]:
-    """The prompt; of a chat whose earlier replies are targets too, the prompt of the first of them."""
+    """The prompt; of a chat whose earlier replies are targets too, the prompt of the first of them; of plain text all of it."""
+    if not example.messages:
+        return (Message("text", example.completion or ""),)
     if not example.turns:
         return example.messages
     first = next((place for place, turn in enumerate(example.turns) if turn.role == "assistant"), None)
@@ -150,7 +152,7 @@ def characters(example: Example) -> int:
 def keys(example: Example) -> tuple[bytes, bytes]:
     """A hash of what the model is asked first, and one of prompt, completion and answer."""
     asked = _hash(example.messages)
-    first = asked.digest() if not example.turns else _hash(opening(example)).digest()
+    first = asked.digest() if example.messages and not example.turns else _hash(opening(example)).digest()
     for text in (example.completion, example.answer):
         asked.update(_NULL if text is None else text.encode())
         asked.update(_BETWEEN)

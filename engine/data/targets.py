@@ -5,14 +5,19 @@ prompt, then the reply's own ids up to the token that ends it. Where the next re
 id for id, both share a row and what lies between them is masked. Where it does not (templates that strip the thinking of
 earlier turns, tokens that merge across a turn's border) the next reply begins a row of its own. What is left out: packing
 (rows of like length share a batch instead), and an assistant turn before the first user turn, which replies to nothing.
+
+The tokens of decisive steps weigh more (engine/data/weights.py); every other token weighs 1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from engine.data.plain_text import text_tokens
+from engine.data.weights import Mark, marked_places, signed, token_weights
+from engine.rewards.marks import DECISIVE_WEIGHT
 from engine.types import Example, Message
 
 Targets = Literal["assistant", "last", "all"]
@@ -44,6 +49,10 @@ class ChatEncoder(Protocol):
         """Token ids; `special`: with what the tokenizer puts around a text by itself, such as a BOS token."""
         ...
 
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """The characters [start, end) of each token of `encode(text)`, as its tokenizer says. InputError where it cannot."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class TargetRow:
@@ -52,6 +61,7 @@ class TargetRow:
     prompt: tuple[int, ...]  # [P] everything before the first target
     tokens: tuple[int, ...]  # [C] everything from it on
     mask: tuple[int, ...]  # [C] 1 where a token is a target
+    weights: tuple[float, ...] = ()  # [C] of each token in the loss of training, 1 or more; (): all weigh 1
 
     def is_within(self, max_prompt_tokens: int, max_completion_tokens: int) -> bool:
         """Whether prompt and tokens are within the limits, and there is anything to learn."""
@@ -71,28 +81,30 @@ def reply(chat: ChatEncoder, messages: Sequence[Message], completion: str) -> tu
     The reply is encoded apart from its context, so that the context's ids are those of generation.
     """
     text, ids = context(chat, messages)
-    rest = completion
-    if chat.has_template:
-        whole = chat.render([*messages, Message("assistant", completion)], False)
-        if whole.startswith(text):
-            rest = whole[len(text) :]
-    target = chat.encode(rest)
+    target = chat.encode(_written(chat, messages, text, completion))
     stop = next((place for place, token in enumerate(target) if token in chat.stop_ids), None)
     if stop is not None:
         return text, ids, target[: stop + 1]
     return text, ids, target if chat.eos_id is None else [*target, chat.eos_id]
 
 
-def target_rows(chat: ChatEncoder, example: Example, targets: Targets) -> list[TargetRow]:
+def target_rows(
+    chat: ChatEncoder, example: Example, targets: Targets, decisive_weight: float = DECISIVE_WEIGHT
+) -> list[TargetRow]:
     """The example's training rows; more than one where a chat cannot be one row without a wrong context.
 
     `assistant`: every assistant turn after the first user turn. `last`: the completion. `all`: every token of the context of
-    the completion and of the completion itself, but the very first, which nothing predicts. Raises as `chat.render` does.
+    the completion and of the completion itself, but the very first, which nothing predicts. A token of a step of the completion
+    whose mark is m weighs 1 + (decisive_weight - 1) m. Raises as `chat.render` does, and InputError where it cannot be told
+    which tokens are a marked step's.
     """
+    if not example.messages and not example.turns:
+        return [_row(*text_tokens(chat, example.completion or ""))]
     turns = example.turns or (*example.messages, Message("assistant", example.completion or ""))
     rows: list[tuple[list[int], list[int]]] = []  # ids and mask, context included
+    text, target = "", list[int]()
     for place in _learned(turns) if targets == "assistant" and example.turns else [len(turns) - 1]:
-        _, before, target = reply(chat, turns[:place], turns[place].content)
+        text, before, target = reply(chat, turns[:place], turns[place].content)
         if not rows or before[: len(rows[-1][0])] != rows[-1][0]:
             rows.append(([], []))
         ids, mask = rows[-1]
@@ -100,8 +112,24 @@ def target_rows(chat: ChatEncoder, example: Example, targets: Targets) -> list[T
         ids += between + target
         mask += [0] * len(between) + [1] * len(target)
     if targets == "all":
-        return [_row(ids, [0] + [1] * (len(ids) - 1)) for ids, _ in rows]
-    return [_row(ids, mask) for ids, mask in rows]
+        rows = [(ids, [0] + [1] * (len(ids) - 1)) for ids, _ in rows]
+    if not rows or not example.marks or decisive_weight == 1:
+        return [_row(ids, mask) for ids, mask in rows]
+    weights = _reply_weights(chat, turns, text, example.marks, decisive_weight)[: len(target)]
+    *others, (ids, mask) = rows
+    plain = len(ids) - len(target)
+    last = _row(ids, mask, [1.0] * plain + weights + [1.0] * (len(target) - len(weights)))
+    return [*(_row(ids, mask) for ids, mask in others), last]
+
+
+def decisive_share(rows: Iterable[TargetRow]) -> float | None:
+    """The share, 0 to 1, of the rows' target tokens that weigh more than 1; None where no row has decisive steps (such a row's
+    `weights` are not empty)."""
+    targets = decisive = 0
+    for row in rows:
+        targets += sum(row.mask)
+        decisive += sum(weight > 1 for weight, target in zip(row.weights, row.mask, strict=False) if target)
+    return decisive / targets if decisive else None
 
 
 def _learned(turns: Sequence[Message]) -> list[int]:
@@ -110,6 +138,27 @@ def _learned(turns: Sequence[Message]) -> list[int]:
     return [place for place, turn in enumerate(turns) if turn.role == "assistant" and place > asked]
 
 
-def _row(ids: Sequence[int], mask: Sequence[int]) -> TargetRow:
+def _written(chat: ChatEncoder, messages: Sequence[Message], text: str, completion: str) -> str:
+    """`completion` as the template writes it behind the context `text`, with all that it writes after it."""
+    if chat.has_template:
+        whole = chat.render([*messages, Message("assistant", completion)], False)
+        if whole.startswith(text):
+            return whole[len(text) :]
+    return completion
+
+
+def _reply_weights(
+    chat: ChatEncoder, turns: Sequence[Message], text: str, marks: Sequence[Mark], decisive_weight: float
+) -> list[float]:
+    """The weight of each token that the last turn, written behind the context `text`, is encoded to."""
+    *messages, last = turns
+    written = _written(chat, messages, text, last.content)
+    with_signs, signs = signed(last.content, marks, written)
+    places = marked_places(_written(chat, messages, text, with_signs), signs, written)
+    return token_weights(len(written), chat.offsets(written), places, decisive_weight)
+
+
+def _row(ids: Sequence[int], mask: Sequence[int], weights: Sequence[float] = ()) -> TargetRow:
     first = mask.index(1) if 1 in mask else len(mask)
-    return TargetRow(tuple(ids[:first]), tuple(ids[first:]), tuple(mask[first:]))
+    own = tuple(weights[first:])
+    return TargetRow(tuple(ids[:first]), tuple(ids[first:]), tuple(mask[first:]), own if any(w != 1 for w in own) else ())

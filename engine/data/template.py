@@ -6,7 +6,7 @@ Templates come from strangers: they run in Jinja's immutable sandbox and see pla
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,11 @@ import jinja2.parser
 import jinja2.sandbox
 from tokenizers import Tokenizer
 
+from engine.config import ChatConfig
 from engine.errors import InputError
 from engine.types import Message
 
+MODELS_OWN = ChatConfig()
 # What a template raises on turns that it was not written for: its own refusals, and plain mistakes such as an index too far.
 REFUSALS = (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError)
 # Tokens around a model's thinking: mlx_lm asks templates of models that have them for thinking, and others for none.
@@ -41,17 +43,20 @@ class ChatTokenizer:
     roles nor anything between them. InputError for a folder without a readable tokenizer.json or with a broken template.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, chat: ChatConfig = MODELS_OWN) -> None:
         self.folder = folder
+        self._variables = chat.variables
         self._tokenizer = _read_tokenizer(folder)
         config = _read_json(folder / "tokenizer_config.json")
         self._special = _special_tokens({**_read_json(folder / "special_tokens_map.json"), **config})
-        source = _template_source(folder, config)
+        self.source = template_source(folder, chat.template)
+        source = self.source
         self._template = None if source is None else _compile(source, folder)
         token_id = self._tokenizer.token_to_id
         self._thinks = any(token_id(start) is not None and token_id(end) is not None for start, end in _THINKING)
         self.eos_id: int | None = token_id(self._special["eos_token"]) if "eos_token" in self._special else None
         self.stop_ids = _stop_ids(folder) | ({self.eos_id} if self.eos_id is not None else set())
+        self.stop_ids |= {stop_id(text, token_id) for text in chat.stop}
 
     @property
     def has_template(self) -> bool:
@@ -67,7 +72,8 @@ class ChatTokenizer:
         if self._template is None:
             return "".join(message.content for message in messages)
         turns = [{"role": message.role, "content": message.content} for message in messages]
-        names = {**self._special, "enable_thinking": self._thinks, **variables, "tools": None, "documents": None}
+        given = {"enable_thinking": self._thinks, **self._variables, **variables}
+        names = {**self._special, **given, "tools": None, "documents": None}
         try:
             return self._template.render(messages=turns, add_generation_prompt=add_generation_prompt, **names)
         except REFUSALS as error:
@@ -78,6 +84,10 @@ class ChatTokenizer:
         """Token ids of `text`; special tokens that are written in it are recognised. `special`: those that the tokenizer puts
         around a text by itself are added."""
         return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+
+    def offsets(self, text: str) -> list[tuple[int, int]]:
+        """The characters [start, end) of each token of `encode(text)`; blanks around a word may be left out."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).offsets)
 
 
 def _read_tokenizer(folder: Path) -> Tokenizer:
@@ -123,21 +133,42 @@ def _stop_ids(folder: Path) -> frozenset[int]:
     return frozenset(found if isinstance(found, list) else [] if found is None else [found])
 
 
-def _template_source(folder: Path, config: dict[str, Any]) -> str | None:
+def stop_id(text: str, token_id: Callable[[str], int | None]) -> int:
+    """The id of a token that a config names to end replies. InputError where it is none of the model's tokens."""
+    found = token_id(text)
+    if found is None:
+        remedy = "name a token as the model's tokenizer.json writes it, such as <|im_end|>"
+        raise InputError(f"{text!r} is no token of the model", where="chat.stop", remedy=remedy)
+    return found
+
+
+def template_source(folder: Path, chosen: str | None) -> str | None:
+    """The Jinja text of the chat template: of the file or by the name that `chosen` says, else the model's default; None where
+    the model has none. InputError for a file that cannot be read and a name that the model does not have."""
+    if chosen is not None and chosen.endswith(".jinja"):
+        try:
+            return Path(chosen).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            remedy = "give a Jinja file in UTF-8; a relative path starts at the config's folder"
+            raise InputError(f"{chosen} cannot be read: {error}", where="chat.template", remedy=remedy) from error
     path = folder / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    source = config.get("chat_template")
+    own = {"default": path.read_text(encoding="utf-8")} if path.is_file() else {}
+    others = sorted((folder / "additional_chat_templates").glob("*.jinja"))
+    own |= {file.stem: file.read_text(encoding="utf-8") for file in others}
+    source = _read_json(folder / "tokenizer_config.json").get("chat_template")
+    where = str(folder / "tokenizer_config.json")
     if isinstance(source, list):
-        named = {entry["name"]: entry["template"] for entry in source}
-        if "default" not in named:
-            what = f"has the chat templates {', '.join(named)}, but none called default"
-            remedy = "write the wanted one to chat_template.jinja"
-            raise InputError(what, where=str(folder / "tokenizer_config.json"), remedy=remedy)
-        source = named["default"]
-    if source is not None and not isinstance(source, str):
-        raise InputError("chat_template is not text", where=str(folder / "tokenizer_config.json"), remedy="fetch the model again")
-    return source
+        own = {entry["name"]: entry["template"] for entry in source} | own
+    elif isinstance(source, str):
+        own = {"default": source} | own
+    elif source is not None:
+        raise InputError("chat_template is not text", where=where, remedy="fetch the model again")
+    name = chosen or "default"
+    if name not in own and (chosen is not None or own):
+        known = ", ".join(own) or "none"
+        remedy = f"chat.template: one of its own ({known}), or a .jinja file"
+        raise InputError(f"the model has no chat template called {name!r}", where=where, remedy=remedy)
+    return own.get(name)
 
 
 class _Generation(jinja2.ext.Extension):

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from engine import methods
+from engine.config import RunConfig
 from engine.data.examples import Kind, require_format
 from engine.data.formats import stream
-from engine.data.measure import Lengths, Scorer, dry_run, require_one_within, template_trouble
+from engine.data.measure import Lengths, require_one_within, template_trouble
 from engine.data.report import (
     DataReport,
+    DryRun,
     Groups,
     ProblemGroup,
     TokenLengths,
@@ -25,17 +28,21 @@ from engine.data.report import (
     token_lengths,
 )
 from engine.data.rows import check_file, part
+from engine.data.scoring import OwnAnswer, Scorer, Tally, reference_completion
 from engine.data.structure import Sample, Structure, duplicate_lines, keys
 from engine.data.targets import Targets
 from engine.data.template import ChatTokenizer
+from engine.rewards.marks import DECISIVE_WEIGHT
 from engine.types import Example
 
 __all__ = [
     "DataReport",
+    "DryRun",
     "ProblemGroup",
     "Scorer",
     "TokenLengths",
     "Verdict",
+    "as_configured",
     "duplicate_lines",
     "grouped",
     "require_one_within",
@@ -43,7 +50,7 @@ __all__ = [
     "validate",
 ]
 
-_SCORED_AT_ONCE = 256
+_SCORED_AT_ONCE = 2048
 
 
 def validate(
@@ -57,6 +64,7 @@ def validate(
     max_prompt_tokens: int = 512,
     max_completion_tokens: int = 512,
     targets: Targets = "assistant",
+    decisive_weight: float = DECISIVE_WEIGHT,
     valid: Path | None = None,
     scorer: Scorer | None = None,
     full: bool = False,
@@ -65,8 +73,9 @@ def validate(
     """Check every row of `path`, a file or a folder's train file, for the method.
 
     With `tokenizer`, a model folder, lengths are measured as well; with `valid`, the held-out file (a folder's own is found),
-    prompts that are in both are warned of; with `scorer`, rows whose own answer does not get full marks. The last and the
-    first of these take all rows up to 2,000, then as many drawn by `seed` and the 100 longest, unless `full`.
+    prompts that are in both are warned of; with `scorer`, for a reward method, rows whose own answer does not get full marks,
+    and rewards that fail. The last and the first of these take all rows up to 2,000, then as many drawn by `seed` and the 100
+    longest, unless `full`.
     A completion's length includes the token that ends it; of a chat with several targets it is all that follows the first
     target's beginning, and with `targets` "all" the prompt is one token. Chats that the chat template refuses are problems.
     InputError for an unknown method, a format that the method cannot use, and whatever makes the file unreadable as a whole;
@@ -79,7 +88,10 @@ def validate(
     chosen, results = stream(file, kind=method.kind, format=format, columns=columns, system=system)
     require_format(method, chosen, str(file))
     structure = Structure(_prompt_keys(valid, method.kind, format, columns, system))
-    closer = _Closer(tokenizer, targets if method.kind == "sft" else None, scorer, full, seed)
+    is_supervised = method.kind == "sft"
+    measured = None if tokenizer is None else ChatTokenizer(tokenizer)
+    lengths = None if measured is None else Lengths(measured, targets if is_supervised else None, decisive_weight)
+    closer = _Closer(measured, lengths, None if is_supervised else scorer, full, seed)
     problems = Groups()
     for result in results:
         if isinstance(result, Example):
@@ -89,15 +101,14 @@ def validate(
             problems.add(result)
     rows = structure.count + len(problems)
     closer.finish(problems, structure.warnings)
-    one_sided = structure.one_sided() if method.kind == "rl" else None
+    one_sided = None if is_supervised else structure.one_sided()
     if one_sided is not None:
         structure.warnings.add(one_sided)
 
     usable = rows - len(problems)
-    lengths = closer.lengths
     prompt_tokens = None if lengths is None else lengths.prompts(max_prompt_tokens)
     completion_tokens = None if lengths is None else lengths.completions(max_completion_tokens)
-    warnings = (*closer.template_trouble(usable), *structure.warnings.groups())
+    warnings = (*closer.template_trouble(usable), *closer.tally.failures(), *structure.warnings.groups())
     over = sum(found.over_limit for found in (prompt_tokens, completion_tokens) if found is not None)
     all_too_long = lengths is not None and prompt_tokens is not None and prompt_tokens.over_limit == lengths.training_rows
     verdict: Verdict = "ready"
@@ -121,25 +132,44 @@ def validate(
         split_chats=0 if lengths is None else lengths.split_chats,
         warnings=warnings,
         sampled=closer.sampled,
-        labels=structure.labels() if method.kind == "rl" else (),
+        dry_run=closer.tally.runs(),
+        decisive_share=None if lengths is None else lengths.decisive_share,
+        labels=() if is_supervised else structure.labels(),
     )
+
+
+def as_configured(config: RunConfig) -> dict[str, Any]:
+    """The arguments of `validate` that a config sets, so that its data is read as the run will read it; all but the file, the
+    method, the tokenizer and the scorer."""
+    data, sampling = config.data, config.sampling
+    return {
+        "format": data.format,
+        "columns": data.columns,
+        "system": data.system,
+        "targets": data.targets,
+        "decisive_weight": data.decisive_weight,
+        "valid": None if data.valid is None else Path(data.valid),
+        "max_prompt_tokens": sampling.max_prompt_tokens,
+        "max_completion_tokens": sampling.max_completion_tokens,
+    }
 
 
 class _Closer:
     """The costly look: at every example as it comes, or at the end at a sample of them."""
 
-    def __init__(self, folder: Path | None, targets: Targets | None, scorer: Scorer | None, full: bool, seed: int) -> None:
-        self._tokenizer = None if folder is None else ChatTokenizer(folder)
-        self.lengths = None if self._tokenizer is None else Lengths(self._tokenizer, targets)
+    def __init__(
+        self, tokenizer: ChatTokenizer | None, lengths: Lengths | None, scorer: Scorer | None, full: bool, seed: int
+    ) -> None:
+        self.tally = Tally()
         self.sampled: int | None = None
+        self._tokenizer = tokenizer
+        self._lengths = lengths
         self._scorer = scorer
-        self._scored = Groups()
-        self._waiting: list[Example] = []
+        self._waiting: list[OwnAnswer] = []
         self._taken: Example | None = None  # the first that the template takes
         self._count = 0
-        is_idle = folder is None and scorer is None
-        self._sample = None if full or is_idle else Sample(seed=seed)
-        self._is_idle = is_idle
+        self._is_idle = lengths is None and scorer is None
+        self._sample = None if full or self._is_idle else Sample(seed=seed)
 
     def add(self, example: Example) -> None:
         """One more example."""
@@ -148,11 +178,13 @@ class _Closer:
         self._count += 1
         if self._sample is None:
             self._look(example, by_chance=True)
+            if len(self._waiting) >= _SCORED_AT_ONCE:
+                self._score()
         else:
             self._sample.add(example)
 
     def finish(self, problems: Groups, warnings: Groups) -> None:
-        """Look at what is left; put what the template refuses among the problems, low scores among the warnings."""
+        """Look at what is left; put what the template refuses among the problems, what else there is among the warnings."""
         if self._sample is not None:
             drawn, longest = self._sample.taken()
             for example in drawn:
@@ -162,9 +194,10 @@ class _Closer:
             if len(drawn) + len(longest) < self._count:
                 self.sampled = len(drawn) + len(longest)
         self._score()
-        if self.lengths is not None:
-            problems.update(self.lengths.refused)
-        warnings.update(self._scored)
+        if self._lengths is not None:
+            problems.update(self._lengths.refused)
+            warnings.update(self._lengths.split)
+        warnings.update(self.tally.warnings)
 
     def template_trouble(self, rows: int) -> list[ProblemGroup]:
         """What the model's chat template lacks."""
@@ -173,19 +206,20 @@ class _Closer:
         return template_trouble(self._tokenizer, self._taken, rows)
 
     def _look(self, example: Example, *, by_chance: bool) -> None:
-        if self.lengths is not None:
-            if not self.lengths.add(example, by_chance):
+        if self._lengths is not None:
+            if not self._lengths.add(example, by_chance):
                 return
             self._taken = self._taken or example
         if self._scorer is not None:
-            self._waiting.append(example)
-            if len(self._waiting) >= _SCORED_AT_ONCE:
-                self._score()
+            if self._tokenizer is None:
+                prompt = "\n".join(turn.content for turn in example.messages)
+            else:
+                prompt = self._tokenizer.render(example.messages, True)
+            self._waiting.append(OwnAnswer(example, prompt, reference_completion(example, prompt)))
 
     def _score(self) -> None:
-        if self._scorer is not None:
-            for problem in dry_run(self._waiting, self._scorer):
-                self._scored.add(problem)
+        if self._scorer is not None and self._waiting:
+            self.tally.add(self._waiting, self._scorer(self._waiting))
             self._waiting.clear()
 
 

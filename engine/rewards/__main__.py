@@ -1,8 +1,9 @@
 """The child end of RewardProcess: `python -P -m engine.rewards`, JSON lines in on stdin, JSON lines out on stdout.
 
     {"op": "load", "rewards": [{"name", "file", "steps": separator or null, "options"}], "limit": seconds}
-        -> {"op": "ready", "columns": {name: [needed]}} or {"op": "error", "error", "where", "remedy"}
+        -> {"op": "ready", "columns": {name: [needed]}, "token_ids": [names]} or {"op": "error", "error", "where", "remedy"}
     {"op": "batch", "prompts": [...], "completions": [...], "columns": {name: [...]}}
+    {"op": "token_ids", "token_ids": [[id, ...], ...]}    of the batch before it; for the rewards named in "token_ids"
         no reply
     {"op": "call", "reward": index, "limit": seconds}
         -> {"op": "result", "seconds", "values": [...], "bad": [[row, why, detail]]}
@@ -40,7 +41,7 @@ from typing import Any, NamedTuple, NoReturn, cast
 
 from engine.errors import InputError
 from engine.rewards.failed import Failed
-from engine.rewards.registry import Reward, arguments, needed_columns, resolve
+from engine.rewards.registry import TOKEN_IDS, Reward, arguments, needed_columns, needs_token_ids, resolve, takes_token_ids
 from engine.rewards.steps import split_steps
 
 _GRACE_SECONDS = 1.0  # the parent kills at the limit; this is for a child whose parent is gone
@@ -65,19 +66,23 @@ def main() -> NoReturn:
     inbox: SimpleQueue[bytes] = SimpleQueue()
     threading.Thread(target=_read_requests, args=(requests, inbox), daemon=True).start()
     rewards: list[_Loaded] = []
-    batch = b""
+    batch = token_ids = b""
     while True:
         line = inbox.get()
         request = json.loads(line)
         if request["op"] == "batch":
-            batch = line  # decoded anew for every call: a function may change what it is given
+            batch, token_ids = line, b""  # decoded anew for every call: a function may change what it is given
+        elif request["op"] == "token_ids":
+            token_ids = line
         elif request["op"] == "load":
             with _limited(request["limit"]):
                 rewards, reply = _load(request["rewards"])
             _send(replies, reply)
         else:
             with _limited(request["limit"]):
-                reply = _call(rewards[request["reward"]], json.loads(batch))
+                loaded = rewards[request["reward"]]
+                ids = json.loads(token_ids)["token_ids"] if token_ids and takes_token_ids(loaded.reward) else None
+                reply = _call(loaded, json.loads(batch), ids)
             _send(replies, reply)
 
 
@@ -130,7 +135,8 @@ def _load(specs: list[dict[str, Any]]) -> tuple[list[_Loaded], dict[str, Any]]:
         rewards = [_loaded(spec["name"], spec["file"], spec["steps"], spec["options"]) for spec in specs]
     except InputError as error:
         return [], {"op": "error", **error.as_dict()}
-    return rewards, {"op": "ready", "columns": {loaded.name: loaded.needs() for loaded in rewards}}
+    token_ids = [loaded.name for loaded in rewards if takes_token_ids(loaded.reward)]
+    return rewards, {"op": "ready", "columns": {loaded.name: loaded.needs() for loaded in rewards}, "token_ids": token_ids}
 
 
 def _loaded(name: str, file: str | None, separator: str | None, options: dict[str, Any]) -> _Loaded:
@@ -141,7 +147,7 @@ def _loaded(name: str, file: str | None, separator: str | None, options: dict[st
     return _Loaded(name, reward, separator)
 
 
-def _call(loaded: _Loaded, batch: dict[str, Any]) -> dict[str, Any]:
+def _call(loaded: _Loaded, batch: dict[str, Any], token_ids: list[list[int]] | None) -> dict[str, Any]:
     """One call's values; `error` and `traceback` where it failed as a whole, `bad` the rows whose value cannot be used."""
     started = time.monotonic()
     name, reward, separator = loaded
@@ -156,6 +162,10 @@ def _call(loaded: _Loaded, batch: dict[str, Any]) -> dict[str, Any]:
         missing = [column for column in loaded.needs() if column not in columns]
         if missing:
             raise LookupError(f"{name} needs the column {', '.join(missing)}, which the data does not have")
+        if token_ids is not None:
+            columns = {TOKEN_IDS[0]: token_ids, **columns}
+        elif needs_token_ids(reward) and not any(key in columns for key in TOKEN_IDS):
+            raise LookupError(f"{name} needs the completions' token ids, and here is no tokenizer")
         returned: Any = reward(**arguments(reward, batch["prompts"], completions, columns))
         if inspect.isawaitable(returned):
             returned = asyncio.run(_wait(returned))

@@ -13,9 +13,9 @@ from fractions import Fraction
 from typing import Any
 
 from engine.rewards.answers import extract_answer, numbers
+from engine.rewards.marks import mark_weight, step_marks
 from engine.rewards.words import sentences, words
 
-DECISIVE_WEIGHT = 3.0  # of a step that sparse_indicators marks with 1; with 0 it weighs 1
 _RATIO, _SENTENCE_SLACK, _TEXT_SLACK = 4, 12, 40  # allowed: 4 x the reference's words, and so many more
 _COMMON_WORDS = """about after again all also and any are because been before both but can could does each for from had has have
 her his how into its let may more most must not now our out over same she should since some such than that the their them then
@@ -24,6 +24,7 @@ step first second third next finally therefore hence gives get got equals equal"
 _COMMON = frozenset(_COMMON_WORDS.split())
 _ASKED = ("required_terms", "units", "required_elements")
 _ALIASES = {"terms": "required_terms", "elements": "required_elements", "unit": "units"}
+_TAG = re.compile(r"</?[A-Za-z_]+>")
 _UNIT_END = r"(?![^\W\d_]|\s*[/^·*])"  # mg is not mg/kg
 
 
@@ -94,23 +95,8 @@ def step_texts(steps: Any) -> list[str]:
 
 def step_weights(steps: Sequence[str], indicators: Any) -> list[float]:
     """Each step's weight, 1 to 3, by `sparse_indicators`: a mark from 0 to 1 for each step (true and false do as well), or texts
-    that a decisive step contains. All 1 without them. ValueError for anything else."""
-    if indicators is None:
-        return [1.0] * len(steps)
-    if isinstance(indicators, str):
-        indicators = [indicators]
-    if not isinstance(indicators, Sequence):
-        raise ValueError(f"sparse_indicators is {type(indicators).__name__}: write a number from 0 to 1 for each step")
-    marks: list[float]
-    if indicators and all(isinstance(mark, str) for mark in indicators):
-        wanted = [mark.casefold() for mark in indicators if mark.strip()]
-        marks = [float(any(mark in step.casefold() for mark in wanted)) for step in steps]
-    elif len(indicators) == len(steps) and all(isinstance(mark, int | float) and 0 <= mark <= 1 for mark in indicators):
-        marks = [float(mark) for mark in indicators]
-    else:
-        found = str(indicators)[:80]
-        raise ValueError(f"sparse_indicators {found} does not fit {len(steps)} steps: write a number from 0 to 1 for each")
-    return [1 + (DECISIVE_WEIGHT - 1) * mark for mark in marks]
+    that a decisive step contains. All 1 without them. ValueError for anything else, and for texts that no step contains."""
+    return [mark_weight(mark) for mark in step_marks(steps, indicators)]
 
 
 def _coverage(prompt: str, completion: str, steps: list[str], indicators: Any) -> float | None:
@@ -170,7 +156,7 @@ def _met(name: str, texts: list[str], completion: str) -> float:
         return float(_has_unit(extract_answer(completion), texts))
     phrases = {text: f" {' '.join(words(text))} " for text in texts}
     said: set[str] = set()
-    for piece in sentences(completion):
+    for piece in sentences(_TAG.sub("\n", completion)):  # a tag is no word, and no sentence goes on over it
         sentence = f" {' '.join(words(piece))} "
         inside = [text for text, phrase in phrases.items() if phrase in sentence]
         if 3 * sum(len(words(text)) for text in inside) <= 2 * len(sentence.split()):

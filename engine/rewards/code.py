@@ -26,13 +26,20 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from engine.errors import InputError
 from engine.rewards.failed import Failed
+from engine.rewards.options import Option, read
 from engine.rewards.sandbox import Limits, Sandbox, SandboxFailure, available
 
 _FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[^\n`]*\n(.*?)^[ \t]*```[ \t]*$", re.DOTALL | re.MULTILINE)
 _PYTHON = ("python", "python3", "py")
 _MAX_CONCURRENCY = 8
+_LIMITS = Limits()
+
+OPTIONS = (
+    Option("seconds", "number", "of each run of a program", f"{_LIMITS.seconds:g}", least=0.1, fills=""),
+    Option("memory_mb", "number", "megabytes of each run of a program", str(_LIMITS.memory_bytes >> 20), least=64, fills=""),
+    Option("concurrency", "whole", "programs that run at a time", f"cores, at most {_MAX_CONCURRENCY}", least=1, fills=""),
+)
 
 Values = list[float | Failed | None]
 
@@ -43,18 +50,11 @@ def code_tests(prompts: list[str], completions: list[str], tests: list[Any]) -> 
 
 
 def load(options: Mapping[str, Any]) -> Callable[..., Values]:
-    """The reward with its options: `seconds` (5) for each run of a program, `memory_mb` (1024), `concurrency` (cores, at most 8).
-
-    InputError for an unknown option or one out of range, and where no sandbox works.
-    """
-    unknown = sorted(set(options) - {"seconds", "memory_mb", "concurrency"})
-    if unknown:
-        remedy = "known are: seconds, memory_mb, concurrency"
-        raise InputError(f"code_tests has no option {unknown[0]!r}", where="rewards.options", remedy=remedy)
-    seconds = _at_least(options, "seconds", 5.0, 0.1)
-    memory_mb = _at_least(options, "memory_mb", 1024, 64)
-    concurrency = _at_least(options, "concurrency", _concurrency(), 1)
-    return partial(_score, available(), Limits(seconds=seconds, memory_bytes=int(memory_mb) << 20), int(concurrency))
+    """The reward with its options. InputError for an unknown option or one out of range, and where no sandbox works."""
+    chosen = read("code_tests", OPTIONS, options)
+    memory_bytes = int(chosen["memory_mb"]) << 20 if "memory_mb" in chosen else _LIMITS.memory_bytes
+    limits = Limits(seconds=chosen.get("seconds", _LIMITS.seconds), memory_bytes=memory_bytes)
+    return partial(_score, available(), limits, chosen.get("concurrency", _concurrency()))
 
 
 def program_of(completion: str) -> str:
@@ -130,10 +130,3 @@ def _lines(text: str) -> list[str]:
 
 def _concurrency() -> int:
     return min(os.cpu_count() or 1, _MAX_CONCURRENCY)
-
-
-def _at_least(options: Mapping[str, Any], name: str, default: float, least: float) -> float:
-    value = options.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < float("inf"):
-        raise InputError(f"{name} is {value!r}", where="rewards.options", remedy=f"give a number of at least {least:g}")
-    return value

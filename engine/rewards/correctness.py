@@ -71,7 +71,7 @@ def json_schema(prompts: list[str], completions: list[str], schema: list[Any]) -
     mapping or its JSON text; `format` is not checked, and nothing is fetched for `$ref`. A schema that is none fails the call.
     """
     pairs = zip(completions, schema, strict=True)
-    return [None if s is None else float(_is_allowed(extract_answer(c), _as_text(s))) for c, s in pairs]
+    return [None if s is None else float(_is_allowed(extract_answer(c), as_text(s))) for c, s in pairs]
 
 
 def _matches(pattern: str, text: str) -> bool:
@@ -83,13 +83,14 @@ def _matches(pattern: str, text: str) -> bool:
     return compiled.fullmatch(text) is not None and not (odd_digit and pattern.isascii())
 
 
-def _as_text(schema: Any) -> str:
+def as_text(schema: Any) -> str:
+    """A schema as JSON text."""
     return schema if isinstance(schema, str) else json.dumps(schema, sort_keys=True)
 
 
 @lru_cache(maxsize=256)
-def _validator(schema: str) -> Any:
-    """A checked validator, which fetches nothing."""
+def validator(schema: str) -> Any:
+    """A checked validator, which fetches nothing. ValueError for a text that is no schema."""
     validators: Any = import_module("jsonschema").validators
     exceptions: Any = import_module("jsonschema").exceptions
     registry: Any = import_module("referencing").Registry()
@@ -103,11 +104,11 @@ def _validator(schema: str) -> Any:
 
 
 def _is_allowed(text: str, schema: str) -> bool:
-    validator = _validator(schema)
+    checked = validator(schema)
     fenced = _FENCE.fullmatch(text)
     try:
         value = json.loads(fenced[1] if fenced else text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
-        return bool(validator.is_valid(value))
+        return bool(checked.is_valid(value))
     except (ValueError, RecursionError):  # no JSON, or nested a thousand deep
         return False
 

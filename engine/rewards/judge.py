@@ -16,13 +16,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import re
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,11 +29,11 @@ from typing import Any
 from engine.errors import InputError
 from engine.rewards.failed import Failed
 from engine.rewards.judge_calls import Endpoint, Message, Refused, Transient, Unreachable
+from engine.rewards.options import Kind, Option, read, value_of
 
 ENVIRONMENT = "DROID_TUNE_JUDGE_"
 RUBRIC = "How well does the reply do what its prompt asks? Judge whether it is correct and complete; length is no merit."
 _LONGEST_PAUSE_SECONDS = 8.0
-_WHERE = "rewards.options"
 _NUMBER = re.compile(r"[0-9]{1,6}(?:\.[0-9]{1,6})?")
 _TAG = re.compile(r"<score>\s*([^<>]*?)\s*</score>")
 _FENCE = re.compile(r"\A```(?:json)?\s*\n(.*)\n```\Z", re.DOTALL)
@@ -44,19 +43,40 @@ Values = list[float | Failed | None]
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The options of the reward."""
+    """The options of the reward; OPTIONS says what each means."""
 
-    url: str  # http://127.0.0.1:8080/v1, with or without /chat/completions
+    url: str
     model: str = "default_model"  # mlx_lm.server's word for the one it was started with
     rubric: str = RUBRIC
-    api_key_env: str = ""  # name of the environment variable that holds the key; "": no key is sent
-    concurrency: int = 4  # questions at a time
-    retries: int = 3  # after the first attempt
-    timeout: float = 30.0  # seconds of one attempt
+    api_key_env: str = ""
+    concurrency: int = 4
+    retries: int = 3
+    timeout: float = 30.0
     max_score: float = 10.0
-    max_tokens: int = 1024  # of an answer, with the thoughts of a model that thinks
-    backoff: float = 0.5  # seconds before the first retry; doubled for each further one
-    cache: str = ""  # a file of JSON lines; "": scores are kept in memory alone
+    max_tokens: int = 1024
+    backoff: float = 0.5
+    cache: str = ""
+
+
+def _option(name: str, kind: Kind, meaning: str, **bounds: float) -> Option:
+    default: Any = next(field.default for field in fields(Settings) if field.name == name)
+    shown = "none" if default in ("", MISSING) else "whether it is correct and complete" if name == "rubric" else f"{default}"
+    return Option(name, kind, meaning, shown, fills="", **bounds)
+
+
+OPTIONS = (
+    _option("url", "text", "of the server: http://127.0.0.1:8080/v1, with or without /chat/completions"),
+    _option("model", "text", "as the server calls it"),
+    _option("rubric", "text", "what a good reply is"),
+    _option("api_key_env", "text", "name of the environment variable that holds the key"),
+    _option("concurrency", "whole", "questions at a time", least=1),
+    _option("retries", "whole", "after the first attempt", least=0),
+    _option("timeout", "number", "seconds of one attempt", above=0),
+    _option("max_score", "number", "best score of the judge's scale", above=0),
+    _option("max_tokens", "whole", "of an answer, with the thoughts of a model that thinks", least=1),
+    _option("backoff", "number", "seconds before the first retry; doubled for each further one", least=0),
+    _option("cache", "text", "a file of JSON lines, beside the config, that keeps the scores"),
+)
 
 
 def llm_judge(prompts: list[str], completions: list[str], answer: list[str | None] | None = None) -> Values:
@@ -80,41 +100,22 @@ def load(options: Mapping[str, Any]) -> Callable[..., Values]:
 
 def settings(options: Mapping[str, Any]) -> Settings:
     """Options, then DROID_TUNE_JUDGE_*, then defaults. InputError for an unknown name, a value of a wrong kind and no `url`."""
-    known = {option.name: str(option.type) for option in fields(Settings)}
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise InputError(f"llm_judge has no option {unknown[0]!r}", where=_WHERE, remedy=f"known are: {', '.join(known)}")
-    values: dict[str, Any] = {}
-    for name, kind in known.items():
-        variable = ENVIRONMENT + name.upper()
-        if options.get(name) is not None:
-            values[name] = _checked(options[name], name, kind, _WHERE)
-        elif variable in os.environ:
-            values[name] = _checked(_parsed(os.environ[variable], kind), name, kind, variable)
+    values = read("llm_judge", OPTIONS, options)
+    for option in OPTIONS:
+        variable = ENVIRONMENT + option.name.upper()
+        if option.name not in values and variable in os.environ:
+            values[option.name] = value_of(option, _parsed(os.environ[variable], option.kind), variable)
     if not values.get("url"):
         remedy = f"set the option `url`, or {ENVIRONMENT}URL, such as http://127.0.0.1:8080/v1 for mlx_lm.server"
-        raise InputError("llm_judge has no server to ask", where=_WHERE, remedy=remedy)
+        raise InputError("llm_judge has no server to ask", where="rewards: options of llm_judge", remedy=remedy)
     return Settings(**values)
 
 
-def _parsed(text: str, kind: str) -> Any:
+def _parsed(text: str, kind: Kind) -> Any:
     try:
-        return {"int": int, "float": float, "str": str}[kind](text)
+        return int(text) if kind == "whole" else float(text) if kind == "number" else text
     except ValueError:
         return text  # which is then refused as no number
-
-
-def _checked(value: Any, name: str, kind: str, where: str) -> Any:
-    if kind == "str":
-        if isinstance(value, str):
-            return value
-        raise InputError(f"{name} is {value!r}", where=where, remedy="give a text")
-    least = {"concurrency": 1, "retries": 0, "max_tokens": 1}.get(name, 0)
-    is_number = isinstance(value, int if kind == "int" else int | float) and not isinstance(value, bool)
-    if not is_number or not least <= value < math.inf or (name in ("timeout", "max_score") and value == 0):
-        wanted = f"a whole number of at least {least}" if kind == "int" else "a number above 0"
-        raise InputError(f"{name} is {value!r}", where=where, remedy=f"give {wanted}")
-    return value
 
 
 class Malformed(Transient):

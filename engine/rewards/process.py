@@ -20,12 +20,14 @@ from typing import Any, Self
 
 from engine.config import RewardConfig
 from engine.errors import InputError
+from engine.rewards.options import OPTIONS
 from engine.rewards.steps import split_steps
 
 START_SECONDS = 120.0  # importing a user's file may load large libraries
 _CLOSE_SECONDS = 2.0
 _FOREVER_SECONDS = 1.0e6  # a timeout of .inf; no clock call takes that
 _CHUNK_BYTES = 1 << 16
+_TRL_ONLY = ("trainer_state", "log_extra", "log_metric", "environments")  # objects of TRL's own trainer
 _DETAILS = 3  # of rows with the same fault, in its message
 
 
@@ -64,7 +66,8 @@ class _Gone(Exception):
 class RewardProcess:
     """The rewards of a run, in a child process with a process group of its own.
 
-    `start` first, or use it as a context manager. `columns` says after start which columns each reward needs.
+    `start` first, or use it as a context manager. `columns` says after start which columns each reward needs, `token_ids` which
+    rewards look at token ids, if only by their **kwargs.
 
     The group ends as one: on a time-out, a crash or close, and, by the child's own doing, soon after this process has died
     in whatever way. That takes along the programs that a reward has started, but for those that moved to another group
@@ -79,6 +82,7 @@ class RewardProcess:
         self._ready = False
         self._unread = b""
         self.columns: dict[str, tuple[str, ...]] = {}
+        self.token_ids: frozenset[str] = frozenset()
 
     def __enter__(self) -> Self:
         self.start()
@@ -113,25 +117,38 @@ class RewardProcess:
             self._kill()
             raise InputError(reply["error"], where=reply["where"], remedy=reply["remedy"])
         self.columns = {name: tuple(needed) for name, needed in reply["columns"].items()}
+        self.token_ids = frozenset(reply["token_ids"])
         self._ready = True
 
-    def score(self, prompts: list[str], completions: list[str], columns: dict[str, list[Any]]) -> Scores:
-        """Every reward's value for every completion. prompts, completions and each column have one entry per completion.
+    def score(
+        self,
+        prompts: list[str],
+        completions: list[str],
+        columns: dict[str, list[Any]],
+        token_ids: list[list[int]] | None = None,
+        skip: Collection[str] = (),
+    ) -> Scores:
+        """Every reward's value for every completion. prompts, completions and each column have one entry per completion, and so
+        have `token_ids`, which are worth sending only where `self.token_ids` names a reward. Those in `skip` are not called.
 
         A call that raises, returns the wrong number of values or takes longer than its `timeout` seconds fails for all
         completions; a NaN, inf or non-number, and of a process reward anything but one value per step, for its own. Either
         is in `errors` and `failed`, and the other rewards' values stand. After a time-out or a crash a new child takes
         over. InputError where it can no longer be started.
         """
-        for name, values in {"prompts": prompts, **columns}.items():
-            if len(values) != len(completions):
+        for name, values in {"prompts": prompts, "token_ids": token_ids, **columns}.items():
+            if values is not None and len(values) != len(completions):
                 raise ValueError(f"{name}: {len(values)} entries for {len(completions)} completions")
         scores = Scores([{} for _ in completions], [{} for _ in completions], [False] * len(completions))
         if not completions:
             return scores
         batch = _line({"op": "batch", "prompts": prompts, "completions": completions, "columns": columns})
+        if token_ids is not None:
+            batch += _line({"op": "token_ids", "token_ids": token_ids})
         sent_to = None
         for index, spec in enumerate(self._specs):
+            if spec.name in skip:
+                continue
             self.start()
             started = time.monotonic()
             limit = min(spec.timeout, _FOREVER_SECONDS)
@@ -237,11 +254,20 @@ def check(specs: Sequence[RewardConfig], columns: Collection[str] | None = None)
         for name, needed in process.columns.items():
             missing = [column for column in needed if columns is not None and column not in columns]
             if missing:
-                has = ", ".join(sorted(columns or ()))
-                what = f"the reward {name!r} needs the column {missing[0]!r}, which the data does not have"
-                key = "set the reward's `steps` key, or " if missing[0] == "steps" else ""
-                remedy = f"{key}rename one with data.columns; the data has: {has or 'none'}"
-                raise InputError(what, where="rewards", remedy=remedy)
+                raise _without(name, missing[0], columns or ())
+
+
+def _without(name: str, column: str, columns: Collection[str]) -> InputError:
+    """Of a reward that needs a column that the data does not have."""
+    if column in _TRL_ONLY:
+        what = f"the reward {name!r} needs the argument {column!r}, which TRL's own trainer alone can give"
+        return InputError(what, where="rewards", remedy=f"give the parameter a default, `{column}=None`, or take it by **kwargs")
+    what = f"the reward {name!r} needs the column {column!r}, which the data does not have"
+    hint = "set the reward's `steps` key, or " if column == "steps" else ""
+    if column in {option.name for option in OPTIONS.get(name, ()) if option.fills == "column"}:
+        hint = f"set it for all rows with the reward's `options: {{{column}: ...}}`, or "
+    remedy = f"{hint}rename one with data.columns; the data has: {', '.join(sorted(columns)) or 'none'}"
+    return InputError(what, where="rewards", remedy=remedy)
 
 
 def _record(scores: Scores, spec: RewardConfig, completions: Sequence[str], reply: dict[str, Any]) -> None:

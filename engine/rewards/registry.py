@@ -1,7 +1,9 @@
 """Reward functions by name: the built-in ones, and functions in users' Python files.
 
 The signature is the one that TRL and mlx-lm-lora users write: `def f(prompts, completions, **columns)`, all strings; it
-returns one number or None (not applicable) per completion. Columns of the data arrive as lists, by keyword.
+returns one number or None (not applicable) per completion. Columns of the data arrive as lists, by keyword; `completion_ids`,
+by TRL's name, are each completion's token ids, the one that ends it included. A column of that name wins. What else TRL's
+trainer gives (trainer_state, log_extra, log_metric, environments) is not there: take it with a default, or by **kwargs.
 
 A process reward (`steps` in its config) returns for each completion a list of such values, one for each piece that
 engine.rewards.steps.split_steps finds, or None for the whole completion. It gets those pieces' texts by the keyword
@@ -23,13 +25,15 @@ from types import ModuleType
 from typing import Any, cast
 
 from engine.errors import InputError
-from engine.rewards import chains, code, correctness, judge, mathematics, r1, shape
+from engine.rewards import chains, code, correctness, judge, length, mathematics, r1, shape
+from engine.rewards import options as tunable
+from engine.rewards.options import Option
 from engine.rewards.registering import registered, stand_in
 
 Reward = Callable[..., list[float | None]]  # of a process reward list[list[float | None] | None]
 
 _GIVEN = ("prompts", "completions")
-
+TOKEN_IDS = ("completion_ids", "completions_ids")  # TRL's name, and what some of its pages called it
 
 answer = correctness.answer  # by this name, too
 
@@ -48,7 +52,8 @@ BUILT_IN: Mapping[str, Reward] = {
         shape.think_answer_strict,
         shape.think_answer_soft,
         shape.tag_count,
-        shape.length_target,
+        length.length_target,
+        length.soft_overlong,
         shape.repetition,
         shape.language,
         chains.step_coverage,
@@ -67,10 +72,13 @@ LOADED: Mapping[str, tuple[Reward, Callable[[Mapping[str, Any]], Reward]]] = {
     "llm_judge": (cast(Reward, judge.llm_judge), cast(Callable[[Mapping[str, Any]], Reward], judge.load)),
 }
 
+OPTIONS: Mapping[str, tuple[Option, ...]] = {**tunable.OPTIONS, "code_tests": code.OPTIONS, "llm_judge": judge.OPTIONS}
+
 # What a faultless completion gets; 1 where it is not here.
-_FULL_MARKS = {"repetition": 0.0, "r1_accuracy_reward_func": 2.0} | {
+_FULL_MARKS = {"repetition": 0.0, "soft_overlong": 0.0, "r1_accuracy_reward_func": 2.0} | {
     name: 0.5 for name in BUILT_IN if name.startswith("r1_") and name != "r1_accuracy_reward_func"
 }
+_TWINS = (("type", "types"), ("types", "type"), TOKEN_IDS[::-1])
 _LIBRARIES = {"math": ("math_verify", "math"), "json_schema": ("jsonschema", "json")}  # (module, extra that brings it)
 
 
@@ -85,6 +93,7 @@ class RewardInfo:
     optional: tuple[str, ...]  # that it looks at where they are
     full_marks: float  # what a faultless completion gets
     extra: str  # of droid-tune, that brings a library it needs; "" for none
+    options: tuple[Option, ...]  # that a config can set
 
 
 def describe() -> tuple[RewardInfo, ...]:
@@ -99,21 +108,30 @@ def full_marks(name: str) -> float:
 
 def _info(name: str, reward: Reward) -> RewardInfo:
     summary, _, details = (inspect.getdoc(reward) or "").partition("\n\n")
-    needed = needed_columns(reward)
-    optional = tuple(parameter for parameter in inspect.signature(reward).parameters if parameter not in (*_GIVEN, *needed))
+    known = OPTIONS.get(name, ())
+    needed = tuple(column for column in needed_columns(reward) if not tunable.is_plain(column, known))
+    optional = tuple(
+        parameter
+        for parameter in inspect.signature(reward).parameters
+        if parameter not in (*_GIVEN, *TOKEN_IDS, *needed) and not tunable.is_plain(parameter, known)
+    )
     extra = _LIBRARIES.get(name, ("", ""))[1]
-    return RewardInfo(name, " ".join(summary.split()), " ".join(details.split()), needed, optional, full_marks(name), extra)
+    texts = " ".join(summary.split()), " ".join(details.split())
+    return RewardInfo(name, *texts, needed, optional, full_marks(name), extra, known)
 
 
 def resolve(name: str, file: Path | None, options: Mapping[str, Any] | None = None) -> Reward:
-    """The function called `name`, from `file` or built in, with its options where it has any. InputError as built_in, load_user
-    and the loaders raise it, and for options of a reward that has none."""
-    if file is None and name in LOADED:
-        return LOADED[name][1](options or {})
-    if options:
-        what = f"the reward {name!r} has no options"
-        raise InputError(what, where="rewards", remedy=f"remove its `options` key; rewards with options: {', '.join(LOADED)}")
-    return built_in(name) if file is None else load_user(file, name)
+    """The function called `name`, from `file` or built in, with its options set. InputError as built_in, load_user, the loaders
+    and options.read raise it."""
+    options = options or {}
+    if file is not None:
+        tunable.read(name, (), options)  # a user's own has none
+        return load_user(file, name)
+    if name in LOADED:
+        return LOADED[name][1](options)
+    reward = built_in(name)
+    known = OPTIONS.get(name, ())
+    return tunable.bound(reward, known, tunable.read(name, known, options))
 
 
 def built_in(name: str) -> Reward:
@@ -158,13 +176,26 @@ def load_user(file: Path, name: str) -> Reward:
 
 
 def needed_columns(reward: Reward) -> tuple[str, ...]:
-    """Columns that the function cannot be called without: parameters without a default, besides prompts and completions."""
+    """Columns that the function cannot be called without: parameters without a default, besides those that every call has."""
+    return tuple(name for name in _required(reward) if name not in (*_GIVEN, *TOKEN_IDS))
+
+
+def takes_token_ids(reward: Reward) -> bool:
+    """Whether the function looks at `completion_ids`, or may: it has **kwargs."""
+    parameters = inspect.signature(reward).parameters.values()
+    return any(parameter.name in TOKEN_IDS or parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+
+
+def needs_token_ids(reward: Reward) -> bool:
+    """Whether the function cannot be called without them."""
+    return any(name in TOKEN_IDS for name in _required(reward))
+
+
+def _required(reward: Reward) -> tuple[str, ...]:
     return tuple(
         name
         for name, parameter in inspect.signature(reward).parameters.items()
-        if name not in _GIVEN
-        and parameter.default is parameter.empty
-        and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+        if parameter.default is parameter.empty and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
     )
 
 
@@ -173,13 +204,14 @@ def arguments(
 ) -> dict[str, list[Any]]:
     """The keyword arguments of one call: everything for a function with **kwargs, else what its parameters name.
 
-    A parameter `types` also takes a column `type`, and the other way round: both names are in use.
+    A parameter `types` also takes a column `type`, and the other way round, as both names are in use; `columns` holds the token
+    ids, too, where there are some.
     """
     given: dict[str, list[Any]] = {**columns, "prompts": prompts, "completions": completions}
     parameters = inspect.signature(reward).parameters
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return given
-    twins = {ours: columns[theirs] for ours, theirs in (("type", "types"), ("types", "type")) if theirs in columns}
+    twins = {ours: columns[theirs] for ours, theirs in _TWINS if theirs in columns}
     return {name: value for name, value in {**twins, **given}.items() if name in parameters}
 
 

@@ -1,19 +1,16 @@
-"""Rewards for how a completion is written, whatever it says: layout, length, repetition, script."""
+"""Rewards for how a completion is written, whatever it says: layout, repetition, script. Length: length.py."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 from engine.rewards.format import filled, has_filled_format, has_format, has_soft_format, opened, tag_share
 from engine.rewards.words import words
 
-NGRAM = 3  # words
+NGRAM = 3  # words of a run, where the option does not say
 _THINK_ANSWER = ["think", "answer"]
-_TARGET_KEYS = ("target_length", "target_words", "words", "length")
 _NO_PROSE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]*`|\\[A-Za-z]+|</?[A-Za-z_]+>|https?://\S+", re.DOTALL)
 _RUN = re.compile(r"[^\W\d_]+")
 
@@ -66,44 +63,19 @@ def think_answer_soft(prompts: list[str], completions: list[str]) -> list[float 
 def tag_count(prompts: list[str], completions: list[str], tags: list[list[str] | None] | None = None) -> list[float | None]:
     """The share of the wanted tags that occur exactly once: 0.25 for each of <think>, </think>, <answer> and </answer>.
 
-    A pair that encloses no letter or digit gives nothing. A column `tags` names other pairs for its rows: ["plan", "answer"].
+    A pair that encloses no letter or digit gives nothing. `tags` names other pairs: ["plan", "answer"].
     """
     wanted = [row or _THINK_ANSWER for row in tags or [None] * len(completions)]
     rows = zip(prompts, completions, wanted, strict=True)
     return [tag_share(opened(c, p) if "think" in names else c, names) for p, c, names in rows]
 
 
-def length_target(
-    prompts: list[str],
-    completions: list[str],
-    target_length: list[float | None] | None = None,
-    efficiency_markers: list[Any] | None = None,
-) -> list[float | None]:
-    """1 at the row's target number of words, falling in a straight line to 0 at no words and at twice the target.
+def repetition(prompts: list[str], completions: list[str], *, ngram: int = NGRAM) -> list[float | None]:
+    """0 down to -1: minus the share of the completion's runs of three words (`ngram`) that have occurred in it before.
 
-    max(0, 1 - |words - target| / target), over the whole completion, thoughts and all. The target is `target_length`, else
-    `efficiency_markers`: a number, or {"target_length": number} (target_words, words and length do as well). Not applicable to
-    rows without one; data with neither column fails the call.
+    -(1 - different runs / all runs); 0 for fewer words than a run has. Case and punctuation make no difference.
     """
-    if target_length is None and efficiency_markers is None:
-        raise LookupError("length_target needs the column target_length or efficiency_markers, and the data has neither")
-    missing: list[Any] = [None] * len(completions)
-    targets = [
-        _target(length if length is not None else markers)
-        for length, markers in zip(target_length or missing, efficiency_markers or missing, strict=True)
-    ]
-    return [
-        None if target is None else max(0.0, 1 - abs(len(words(text)) - target) / target)
-        for text, target in zip(completions, targets, strict=True)
-    ]
-
-
-def repetition(prompts: list[str], completions: list[str]) -> list[float | None]:
-    """0 down to -1: minus the share of the completion's runs of three words that have occurred in it before.
-
-    -(1 - different runs / all runs); 0 for less than three words. Case and punctuation make no difference.
-    """
-    return [_repeated(words(text)) for text in completions]
+    return [_repeated(words(text), ngram) for text in completions]
 
 
 def language(prompts: list[str], completions: list[str], language: list[str | None]) -> list[float | None]:
@@ -116,33 +88,26 @@ def language(prompts: list[str], completions: list[str], language: list[str | No
     return [None if code is None else _in_script(text, code) for text, code in zip(completions, language, strict=True)]
 
 
-def _target(value: Any) -> float | None:
-    """Words that a row wants; None where it does not say."""
-    if isinstance(value, Mapping):
-        value = next((value[key] for key in _TARGET_KEYS if value.get(key) is not None), None)
-        if value is None:
-            return None
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise ValueError(f"{value!r} is not a target length: write a number of words above 0")
-    return float(value)
-
-
-def _repeated(found: list[str]) -> float:
-    runs = list(zip(*(found[start:] for start in range(NGRAM)), strict=False))
+def _repeated(found: list[str], ngram: int) -> float:
+    runs = list(zip(*(found[start:] for start in range(ngram)), strict=False))
     return len(set(runs)) / len(runs) - 1 if runs else 0.0
 
 
-def _in_script(text: str, code: str) -> float:
+def scripts(code: str) -> tuple[str, tuple[str, ...]]:
+    """The language of a code such as zh-CN, and the scripts that it is written in. ValueError for an unknown one."""
     key = re.split(r"[-_]", code.strip().casefold())[0]
     if key not in _SCRIPTS:
         raise ValueError(f"unknown language {code!r}: use a code such as {', '.join(sorted(_SCRIPTS))}")
+    return key, _SCRIPTS[key]
+
+
+def _in_script(text: str, code: str) -> float:
+    key, wanted = scripts(code)
     runs = [run for run in _RUN.findall(_NO_PROSE.sub(" ", text)) if len(run) > 1 or _script(run) != "LATIN"]
     letters = "".join(runs)
     if not filled(letters) or (key == "ja" and not any(_script(letter) in _KANA for letter in letters)):
         return 0.0
-    return sum(_script(letter) in _SCRIPTS[key] for letter in letters) / len(letters)
+    return sum(_script(letter) in wanted for letter in letters) / len(letters)
 
 
 @lru_cache(maxsize=4096)

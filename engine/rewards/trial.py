@@ -4,20 +4,19 @@ completions. Nothing is sampled and no weights are read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from engine.config import RewardConfig
-from engine.data.chains import render
+from engine.data.scoring import reference_completion
 from engine.rewards.answers import extract_answer, normalise
 from engine.rewards.combine import columns_of
 from engine.rewards.process import RewardProcess, Scores
-from engine.rewards.registry import BUILT_IN, full_marks
+from engine.rewards.registry import BUILT_IN, full_marks, needed_columns
 from engine.types import Example
 
 _REFERENCES = frozenset(("answer", "pattern", "schema"))  # columns that say what is right
-_THOUGHTS = "I work it out step by step."
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,24 +65,18 @@ class CompletionsTrial:
 
 
 def replies(example: Example, prompt: str) -> tuple[str, str]:
-    """The row's own answer as a completion: bare, and in the layout <think>...</think><answer>...</answer>.
-
-    What the prompt ends with is not written again. The thoughts are the row's reasoning steps, where it has them.
-    """
-    own = example.answer or ""
-    chain, solution = example.columns.get("reasoning_steps"), example.columns.get("solution")
-    bare = extract_answer(own)
-    if isinstance(chain, list) and isinstance(solution, str):
-        laid_out = render(chain, solution, bare)
-    elif "<think>" in own:
-        laid_out = own
-    else:
-        laid_out = f"<think>\n{_THOUGHTS}\n</think>\n<answer>{bare}</answer>"
-    return own, laid_out.removeprefix("<think>") if prompt.rstrip().endswith("<think>") else laid_out
+    """The row's own answer as a completion: bare, and laid out as reference_completion does it."""
+    return example.answer or "", reference_completion(example, prompt)
 
 
-def try_answers(specs: Sequence[RewardConfig], examples: Sequence[Example], prompts: Sequence[str]) -> list[AnswersTrial]:
-    """Each reward on every row's own answer, on another row's and on none. Of the two forms of `replies` the better one counts.
+def try_answers(
+    specs: Sequence[RewardConfig],
+    examples: Sequence[Example],
+    prompts: Sequence[str],
+    encode: Callable[[str], list[int]],
+) -> list[AnswersTrial]:
+    """Each reward on every row's own answer, on another row's and on none. Of the two forms of `replies` the better one counts;
+    `encode` gives a completion's token ids.
 
     InputError as RewardProcess.start raises it.
     """
@@ -93,21 +86,29 @@ def try_answers(specs: Sequence[RewardConfig], examples: Sequence[Example], prom
     with RewardProcess(specs) as process:
 
         def score(completions: list[str]) -> Scores:
-            return process.score(list(prompts), completions, columns)
+            ids = [encode(text) for text in completions] if process.token_ids else None
+            return process.score(list(prompts), completions, columns, ids)
 
         own = [score([pair[form] for pair in pairs]) for form in (0, 1)]
         other = [score([pairs[row if at is None else at][form] for row, at in enumerate(swapped)]) for form in (0, 1)]
         empty = score([""] * len(pairs))
         needed = process.columns
+    for spec in specs:
+        if spec.file is None and spec.name in BUILT_IN:  # an option may stand in for the column
+            needed[spec.name] = needed_columns(BUILT_IN[spec.name])
     return [_judged(spec, examples, own, other, empty, swapped, needed[spec.name]) for spec in specs]
 
 
 def try_completions(
-    specs: Sequence[RewardConfig], prompts: Sequence[str], completions: Sequence[str], examples: Sequence[Example]
+    specs: Sequence[RewardConfig],
+    prompts: Sequence[str],
+    completions: Sequence[str],
+    token_ids: list[list[int]] | None,
+    examples: Sequence[Example],
 ) -> list[CompletionsTrial]:
     """Each reward on completions that a run has sampled; examples[i] is the row that completions[i] replies to."""
     with RewardProcess(specs) as process:
-        scores = process.score(list(prompts), list(completions), columns_of(examples))
+        scores = process.score(list(prompts), list(completions), columns_of(examples), token_ids)
     found = []
     for spec in specs:
         values = [part[spec.name] for part in scores.parts]

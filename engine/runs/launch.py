@@ -21,6 +21,7 @@ from typing import Any
 import engine
 from engine import blas
 from engine.errors import InputError
+from engine.hub import ONLINE
 from engine.runs import control
 from engine.runs.journal import JournalWriter
 from engine.runs.record import ENDED, RunRecord, lock_is_held
@@ -119,7 +120,8 @@ def worker_environment(env: Mapping[str, str], recorded: Mapping[str, Any]) -> t
         "MLX_ENABLE_TF32": now["tf32"],
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_OFFLINE": "1",
+        "HF_HUB_OFFLINE": "1",  # no library asks the network by itself
+        ONLINE: "offline" if _is_offline(env) else "online",
     }
     if not preload:
         del worker["LD_PRELOAD"]
@@ -127,6 +129,12 @@ def worker_environment(env: Mapping[str, str], recorded: Mapping[str, Any]) -> t
     if path:
         worker["PYTHONPATH"] = path
     return worker, now, changed
+
+
+def _is_offline(env: Mapping[str, str]) -> bool:
+    """Whether the user wants no network, as huggingface_hub reads it."""
+    wish = env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE") or ""
+    return wish.upper() in ("1", "ON", "YES", "TRUE")
 
 
 def allocator_environment(platform: str) -> dict[str, str]:

@@ -23,6 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engine import config as configs
 from engine.errors import InputError
+from engine.home import home as home
+from engine.model_names import plain
 
 State = Literal["queued", "starting", "running", "pausing", "paused", "stopping", "stopped", "finished", "failed"]
 STATES: tuple[State, ...] = get_args(State)
@@ -155,12 +157,6 @@ def check_transition(old: State, new: State) -> None:
         raise ValueError(f"a {old} run cannot become {new}")
 
 
-def home() -> Path:
-    """The folder that holds all runs: DROID_TUNE_HOME, else ~/.droid-tune."""
-    value = os.environ.get("DROID_TUNE_HOME")
-    return Path(value).expanduser().absolute() if value else Path.home() / ".droid-tune"
-
-
 def slug(text: str) -> str:
     """`text` as a folder name: letters, digits, dot, dash and underscore, 64 at most; may be empty."""
     return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:64].rstrip("-._")
@@ -173,8 +169,9 @@ def create(config: configs.RunConfig, home_dir: Path) -> RunRecord:
     """
     runs = home_dir / "runs"
     aside = runs / f".new-{secrets.token_hex(8)}"
-    name = config.run.name or f"{config.method}-{Path(config.model).name}"
-    stem = slug(name) or slug(f"{config.method}-{Path(config.model).name}") or config.method
+    model = plain(config.model)
+    name = config.run.name or f"{config.method}-{Path(model).name}"
+    stem = slug(name) or slug(f"{config.method}-{Path(model).name}") or config.method
     try:
         runs.mkdir(parents=True, exist_ok=True)
         aside.mkdir()
@@ -190,7 +187,7 @@ def create(config: configs.RunConfig, home_dir: Path) -> RunRecord:
                 id=run_id,
                 name=config.run.name or run_id,
                 method=config.method,
-                model=config.model,
+                model=model,
                 state="queued",
                 steps=config.run.steps,
                 created=now,

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from engine.runs.journal import Event, number
-from engine.runs.values import Checkpoint, CommandStatus, Phase, RunWarning, record_metrics
+from engine.runs.values import Checkpoint, CommandStatus, Phase, Progress, RunWarning, record_metrics
 
 if TYPE_CHECKING:
     from engine.runs.state import RunState
 
 WARNINGS_KEPT = 200
-LOADING = "load"  # the phase in which a worker is still starting
+STARTING = ("load", "converting", "downloading")  # the phases in which a worker is still starting
+_BYTES_DONE = {"converting": "converted", "downloading": "downloaded"}  # phase -> what its heartbeats call the bytes done
 
 
 def _created(state: RunState, event: Event) -> bool:
@@ -41,16 +43,22 @@ def _phase(state: RunState, event: Event) -> bool:
     name = _text(event.fields, "name")
     if name is None:
         return False
-    state.phase = Phase(name, _integer(event.fields, "step"), _integer(event.fields, "update"), event.t)
-    if name != LOADING:
+    total, done = _integer(event.fields, "bytes"), _integer(event.fields, "done") or 0
+    progress = None if total is None else Progress(total, ((event.t, done),))
+    state.phase = Phase(name, _integer(event.fields, "step"), _integer(event.fields, "update"), event.t, progress)
+    if name not in STARTING:
         _running(state)
     return True
 
 
 def _heartbeat(state: RunState, event: Event) -> bool:
     state.last_heartbeat_t = event.t
-    counts = event.fields.get("bytes")
-    if isinstance(counts, dict):
+    counts, phase = event.fields.get("bytes"), state.phase
+    if isinstance(counts, dict) and phase is not None and phase.progress is not None:
+        done = _integer(counts, _BYTES_DONE.get(phase.name, ""))
+        if done is not None:
+            state.phase = replace(phase, progress=phase.progress.at(event.t, done))
+    elif isinstance(counts, dict):
         state.memory = {key: value for key, item in counts.items() if (value := number(item)) is not None}
     return True
 

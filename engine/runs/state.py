@@ -111,7 +111,7 @@ class RunState:
             "pid": self.pid,
             "step": self.step,
             "steps": self.steps,
-            "phase": asdict(self.phase) if self.phase else None,
+            "phase": self.phase.as_dict() if self.phase else None,
             "seq": self.seq,
             "created_t": self.created_t,
             "started_t": self.started_t,

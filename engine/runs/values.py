@@ -10,6 +10,7 @@ from typing import Any
 
 from engine.runs.journal import number
 
+_MARKS_KEPT = 13
 # the last four are maps: each entry is a series of its own
 _NO_SERIES = frozenset({"step", "parts", "parts_spread", "seconds", "bytes"})
 
@@ -42,6 +43,32 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a phase is that goes through `total` bytes: what was done when, the newest last."""
+
+    total: int
+    marks: tuple[tuple[float, int], ...]  # unix seconds, bytes
+
+    def at(self, t: float, done: int) -> Progress:
+        """A moment later. A minute of heartbeats is kept: the rate is that of the last minute."""
+        return Progress(self.total, (*self.marks, (t, done))[-_MARKS_KEPT:])
+
+    @property
+    def done(self) -> int:
+        return self.marks[-1][1]
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        (first_t, first), (last_t, last) = self.marks[0], self.marks[-1]
+        return (last - first) / (last_t - first_t) if last_t > first_t and last > first else None
+
+    @property
+    def eta_seconds(self) -> float | None:
+        rate = self.bytes_per_second
+        return None if rate is None else max(0, self.total - self.done) / rate
+
+
+@dataclass(frozen=True, slots=True)
 class Phase:
     """What the worker is doing, since `t`: in `step`, in its optimizer update `update` where there are several."""
 
@@ -49,6 +76,16 @@ class Phase:
     step: int | None
     update: int | None
     t: float
+    progress: Progress | None = None  # of a phase that goes through bytes: a download, a conversion
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        told: dict[str, Any] = {"name": self.name, "step": self.step, "update": self.update, "t": self.t}
+        if self.progress is not None:
+            progress = self.progress
+            told |= {"done_bytes": progress.done, "total_bytes": progress.total}
+            told |= {"bytes_per_second": progress.bytes_per_second, "eta_seconds": progress.eta_seconds}
+        return told
 
 
 @dataclass(frozen=True, slots=True)

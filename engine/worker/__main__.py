@@ -4,20 +4,34 @@ run RUN_DIR --lock-fd N [--resume]   train the run in RUN_DIR; the lock's descri
 facts                                the device and what it can do, as JSON
 selftest MODEL                       checks of the numerics on the device: a JSON line for the subject and one for each check
 blank OUT [SIZES]                    write an untrained model with a byte-level tokenizer
+
+These read a request as one line of JSON from stdin and answer in JSON lines:
+
+export      write what a run takes home: adapter, fused model, GGUF file
+verify      read exports back with mlx_lm, and compare them with the run's own policy
+generate    answer prompts in one batch, by the base and by the tuned model
+serve       stay, and answer one chat after the other, token by token
+bench       time rollouts, updates and the record of a run against a bare loop
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib
 import json
 import os
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 from engine.errors import InputError
 from engine.runs.journal import JournalWriter
 from engine.runs.record import RunRecord
+
+# verbs that are asked over stdin: the module under engine.worker, whose function has the verb's name
+_ASKED = {"export": "exporting", "verify": "verifying", "generate": "generating", "serve": "serving", "bench": "benching"}
 
 
 def main(arguments: list[str]) -> int:
@@ -36,7 +50,11 @@ def main(arguments: list[str]) -> int:
     blank.add_argument("out", type=Path)
     for name, default in (("hidden-size", 64), ("layers", 2), ("intermediate-size", 192), ("heads", 4), ("seed", 0)):
         blank.add_argument(f"--{name}", type=int, default=default)
+    for name in _ASKED:
+        verbs.add_parser(name)
     chosen = parser.parse_args(arguments)
+    if chosen.verb in _ASKED:
+        return _answer(chosen.verb)
     if chosen.verb == "run":
         try:
             from engine.worker.run import run  # deferred: each verb loads only what it needs
@@ -62,6 +80,26 @@ def main(arguments: list[str]) -> int:
     from engine.worker.facts import facts
 
     print(json.dumps(facts()))
+    return 0
+
+
+def _answer(verb: str) -> int:
+    """Do what the request on stdin asks for; stdout is for answers alone, whatever libraries print goes to stderr."""
+    answers = sys.stdout
+
+    def tell(line: dict[str, Any]) -> None:
+        answers.write(json.dumps(line) + "\n")
+        answers.flush()
+
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            request = json.loads(sys.stdin.readline())
+            getattr(importlib.import_module(f"engine.worker.{_ASKED[verb]}"), verb)(request, tell)
+        except InputError as error:
+            tell(error.as_dict())
+            return 2
+        except BrokenPipeError:  # whoever asked is gone
+            return 1
     return 0
 
 

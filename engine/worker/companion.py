@@ -88,6 +88,10 @@ class Companion:
         command = self._pause
         if command is not None:
             self._stand_still(command)
+        self.attend_stop()
+
+    def attend_stop(self) -> None:
+        """Of what was asked for only the stop: while the run is still loading, there is nothing to save and nothing to pause."""
         if self._error is not None:
             raise RuntimeError("the companion thread failed") from self._error
         stop = self._stop

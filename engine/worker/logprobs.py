@@ -5,7 +5,7 @@ by the sampling temperature, and the softmax is in float32. Head and softmax run
 positions, one after another, so that no more than about one chunk of float32 logits is alive, forward or backward, and what
 mlx starts ahead. A head that is not trained gives the gradient with the value (positions do not touch each other, so the
 slope of each log-probability is one vector); a head that is trained has its logits computed again in the backward pass.
-What is left out: the prompt is still computed for each of its completions.
+Prompts are computed once for all their completions where the family allows it (prefix.py).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def score_with_entropy(
 def _score(policy: Policy, rows: Sequence[Row], ask: _Ask, micro_batch_rows: int) -> list[list[Floats]]:
     found = [[np.zeros(0, dtype=np.float32)] * len(rows) for _ in range(1 + ask.entropy)]
     lengths = {row.index: len(row.tokens) for row in rows}
-    for batch in pack(rows, micro_batch_rows):
+    for batch in pack(rows, micro_batch_rows, sharing=policy.sharing):
         columns = _of_batch(policy, batch, ask)
         mx.eval(columns)  # together: they share their logits
         for out, column in zip(found, columns, strict=True):
@@ -86,12 +86,17 @@ def _score(policy: Policy, rows: Sequence[Row], ask: _Ask, micro_batch_rows: int
 
 def _of_batch(policy: Policy, batch: Batch, ask: _Ask) -> Columns:
     """[B, C] for each column: gather the positions that count into [N, D], compute, and put the values back."""
-    tokens, positions = batch.sequences()
     counts = batch.mask > 0  # [B, C]
-    starts = tokens.shape[1] * np.arange(len(tokens), dtype=np.int32)[:, None]
-    places, targets = (starts + positions)[counts], batch.completions[counts]  # [n]
+    targets = batch.completions[counts]  # [n]
+    if policy.shares(batch):
+        states = policy.hidden_of_completions(batch)  # [B, C, D]
+        places = np.flatnonzero(counts)
+    else:
+        tokens, positions = batch.sequences()
+        states = policy.hidden(mx.array(tokens))  # [B, T, D]
+        places = (tokens.shape[1] * np.arange(len(tokens), dtype=np.int32)[:, None] + positions)[counts]
     filling = (0, padded_positions(places.size) - places.size)  # some position more, whose values nobody reads
-    hidden = policy.hidden(mx.array(tokens)).flatten(0, 1)[mx.array(np.pad(places, filling))]  # [N, D]
+    hidden = states.flatten(0, 1)[mx.array(np.pad(places, filling))]  # [N, D]
     columns = _of_positions(policy, hidden, mx.array(np.pad(targets, filling)), ask)
     back = np.zeros(counts.shape, dtype=np.int32)
     back[counts] = np.arange(places.size)

@@ -127,9 +127,14 @@ def kl_estimate(d: mx.array, kind: str) -> mx.array:
     return 0.5 * d * d if kind == "k2" else _exp(d) - d - 1
 
 
-def supervised_loss(logp: mx.array, *, mask: mx.array, weight: mx.array) -> tuple[mx.array, mx.array]:
-    """Negative log-likelihood: sum of w_i m_it (-logp_it), with w = 1 / tokens of the whole update. Stats as policy_loss."""
+def supervised_loss(
+    logp: mx.array, *, mask: mx.array, weight: mx.array, token_weight: mx.array | None = None
+) -> tuple[mx.array, mx.array]:
+    """Negative log-likelihood: sum of w_i m_it v_it (-logp_it), with w = 1 / sum of m v over the whole update; v, `token_weight`
+    [B, C], is 1 everywhere where it is None. Stats as policy_loss: tokens are counted, not weighed."""
     logp = mx.where(mask > 0, logp, 0.0)
+    if token_weight is not None:
+        logp = token_weight * logp
     tokens = mask.sum()
     return -(weight[:, None] * logp).sum(), _stats(units=tokens, ratio=tokens, tokens=tokens)
 

@@ -13,13 +13,16 @@ from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import load
 
-from engine.config import AdapterConfig
+from engine.config import AdapterConfig, ChatConfig, QuantizeConfig
+from engine.data.template import MODELS_OWN, stop_id, template_source
 from engine.errors import InputError
 from engine.model_files import ROUTERS
 from engine.types import Message
-from engine.worker import keys, rendering
+from engine.worker import decoding, keys, prefix, rendering, starting
+from engine.worker.batching import Batch, Sharing
 from engine.worker.trees import flat, nested
 
+AS_IT_IS = QuantizeConfig()
 _BODIES = ("model", "backbone", "transformer")  # names under which mlx_lm's models keep everything below the head
 
 
@@ -30,13 +33,21 @@ class Policy:
     parted (checked at load), so that the head runs on completion tokens only.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, adapter: AdapterConfig, folder: Path) -> None:
+    def __init__(
+        self, model: nn.Module, tokenizer: Any, adapter: AdapterConfig, folder: Path, chat: ChatConfig = MODELS_OWN
+    ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.adapter = adapter
         self.folder = folder
-        self.stop_ids = frozenset(int(i) for i in tokenizer.eos_token_ids)
+        self.stop_ids = frozenset(
+            [int(i) for i in tokenizer.eos_token_ids] + [stop_id(text, tokenizer.get_vocab().get) for text in chat.stop]
+        )
+        source = None if chat.template is None else template_source(folder, chat.template)
+        self.chat = rendering.ModelChat(tokenizer, self.stop_ids, source, chat.variables)
         self.splits = _head_can_be_split(model)
+        self.decoding = decoding.find(model)
+        self.sharing: Sharing = prefix.find(self.hidden, model, self.decoding.mode == "grouped")
         self._reference: dict[str, mx.array] | None = None  # trainable arrays; None: the model without its adapter
         self._reference_moved = False
 
@@ -44,6 +55,15 @@ class Policy:
         """Hidden states [B, T, D] after the last layer; where the head cannot be parted, the logits [B, T, V]."""
         run = _body(self.model) if self.splits else self.model
         return cast(mx.array, run(tokens, cache=cache))
+
+    def shares(self, batch: Batch) -> bool:
+        """Whether the batch's prompts are computed once each, and not for each of their completions."""
+        is_even = len(set(batch.prompt_lengths.tolist())) == 1
+        return len(batch.prompts) < len(batch.prompt_row) and (self.sharing == "any" or (self.sharing == "equal" and is_even))
+
+    def hidden_of_completions(self, batch: Batch) -> mx.array:
+        """The hidden states that predict each completion token, [B, C, D], where `shares(batch)`."""
+        return prefix.hidden_of_completions(self.hidden, self.model, batch, self.decoding.mode == "grouped")
 
     def head(self, hidden: mx.array) -> mx.array:
         """Logits [B, T, V] of hidden states; the identity where the head cannot be parted."""
@@ -114,7 +134,7 @@ class Policy:
 
         Raises jinja2's TemplateError where the chat template refuses the messages; how: engine/data/targets.py.
         """
-        return rendering.render(rendering.ModelChat(self.tokenizer, self.stop_ids), messages, completion)
+        return rendering.render(self.chat, messages, completion)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of completion ids; a final stop token is left out, every other special token shows."""
@@ -122,8 +142,15 @@ class Policy:
         return str(self.tokenizer.decode(list(ids)))
 
 
-def load_policy(folder: Path, adapter: AdapterConfig, seed: int) -> Policy:
-    """Load the model in `folder` and put the adapter on it, its initial weights keyed by `seed`.
+def load_policy(
+    folder: Path,
+    adapter: AdapterConfig,
+    seed: int,
+    chat: ChatConfig = MODELS_OWN,
+    quantize: QuantizeConfig = AS_IT_IS,
+) -> Policy:
+    """Load the model in `folder`, quantise it where that is asked for, and put the adapter on it, its initial weights keyed by
+    `seed` or taken from `adapter.start_from`.
 
     On a CPU every floating-point weight is held in float32 (half precision runs there without a fast kernel); elsewhere the
     model keeps its own type. Raises InputError where mlx_lm cannot load the folder or the adapter fits no module.
@@ -136,10 +163,31 @@ def load_policy(folder: Path, adapter: AdapterConfig, seed: int) -> Policy:
         ) from error
     if mx.default_device().type == mx.DeviceType.cpu:
         model.set_dtype(mx.float32)
+    quantise(model, quantize, str(folder))
     apply_adapter(model, adapter, seed, str(folder))
+    if adapter.start_from is not None:
+        starting.take_over(model, adapter)
     model.eval()  # dropout off; supervised training switches it on for its own passes
     mx.eval(model.parameters())
-    return Policy(model, tokenizer, adapter, folder)
+    policy = Policy(model, tokenizer, adapter, folder, chat)
+    if adapter.start_from is not None:
+        policy.keep_initial()  # the policy that training begins with, adapter and all, is the reference
+    return policy
+
+
+def quantise(model: nn.Module, quantize: QuantizeConfig, where: str) -> None:
+    """Quantise every module that mlx_lm would (in place), where that is asked for. InputError for a model that is already."""
+    bits, group_size = quantize.bits, quantize.group_size
+    if bits is None:
+        return
+    if any(hasattr(module, "bits") for _, module in model.named_modules()):
+        remedy = "leave quantize.bits out, or name an unquantised model"
+        raise InputError("the model is quantised already", where=where, remedy=remedy)
+
+    def fits(_: str, module: nn.Module) -> bool:
+        return hasattr(module, "to_quantized") and module.weight.shape[-1] % group_size == 0
+
+    nn.quantize(model, group_size=group_size, bits=bits, class_predicate=fits)
 
 
 def apply_adapter(model: nn.Module, adapter: AdapterConfig, seed: int, where: str) -> None:

@@ -47,6 +47,7 @@ class Judge:
             [prompt.text for prompt, members in zip(prompts, rollouts, strict=True) for _ in members],
             [rollout.text for _, rollout in flat],
             columns_of([example for example, _ in flat], self.columns),
+            [list(rollout.token_ids) for _, rollout in flat] if self.process.token_ids else None,
         )
         for error in scores.errors:
             self.warn(

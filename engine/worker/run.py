@@ -15,10 +15,12 @@ from engine.config import RunConfig
 from engine.data import formats
 from engine.errors import InputError
 from engine.methods import method
+from engine.models.sources import with_weights
 from engine.runs.journal import JournalReader, JournalWriter
 from engine.runs.record import RunRecord
 from engine.worker import checkpoint
 from engine.worker.companion import Companion, StopRequested
+from engine.worker.decoding import Decoding
 from engine.worker.loop import Loop
 from engine.worker.model import Policy, load_policy
 from engine.worker.rewarding import Judge
@@ -78,8 +80,10 @@ def _start(record: RunRecord, journal: JournalWriter, companion: Companion, resu
     journal.write("started", pid=os.getpid(), resumed=resume, **surroundings)
     for change in changes(first, surroundings):
         companion.warn("surroundings-changed", change, "the same bits come only from the same; the run goes on with this")
-    folder = configs.model_folder(config.model)
-    policy = load_policy(folder, config.adapter, config.run.seed)
+    folder = _weights(config.model, journal, companion)
+    policy = load_policy(folder, config.adapter, config.run.seed, config.chat, config.quantize)
+    if policy.decoding.mode == "alone" or not policy.decoding.agrees:
+        _warn_of_decoding(policy.decoding, companion.warn)
     rows = _micro_batch_rows(config, latest)
     data = formats.load_training_data(config)
     task = _task(config, policy, data, rows, companion.warn)
@@ -91,6 +95,39 @@ def _start(record: RunRecord, journal: JournalWriter, companion: Companion, resu
         companion.step = loop.cursor.done
         journal.write("resumed", from_step=loop.cursor.done if latest is not None else -1)
     return loop
+
+
+def _weights(model: str, journal: JournalWriter, companion: Companion) -> Path:
+    """The folder to load. A .gguf file is made into one the first time, a model of the hub is fetched: the phases `converting`
+    and `downloading`, which can be stopped. Their event has the bytes of all and of those that are done, heartbeats too."""
+    before = companion.phase
+    name, keys = ("converting", ("converted", "to_convert"))
+    if not configs.is_gguf(Path(model)):
+        name, keys = ("downloading", ("downloaded", "to_download"))
+
+    def told(done: int, total: int) -> None:
+        if companion.phase != name:
+            companion.phase = name
+            journal.write("phase", step=companion.step, name=name, bytes=total, **({"done": done} if done else {}))
+        companion.bytes = dict(zip(keys, (done, total), strict=True))
+        companion.attend_stop()
+
+    folder = with_weights(configs.model_folder(model), told)
+    if companion.phase != before:
+        companion.phase, companion.bytes = before, {}
+        journal.write("phase", step=companion.step, name=before)
+    return folder
+
+
+def _warn_of_decoding(found: Decoding, warn: Warn) -> None:
+    """Where rows of this family cannot be decoded together, or its caches do not give what a plain forward gives."""
+    if found.agrees:
+        message = "this model's family cannot decode rows together: completions are sampled one after the other"
+        warn("decodes-alone", message, "the figures are right, rollouts are slow; another family decodes a whole step at once")
+    else:
+        message = f"with a cache this model's log-probs are {found.gap:.2g} nats off a plain forward's (at most {found.limit:g})"
+        remedy = "`droid-tune doctor --selftest MODEL` says more; update mlx-lm, or use another model"
+        warn("cache-disagrees", message, remedy)
 
 
 def _task(config: RunConfig, policy: Policy, data: formats.TrainingData, rows: int, warn: Warn) -> Task:

@@ -1,14 +1,15 @@
 """Rollouts: one batch over all prompts x group of a step, each prompt prefilled once, in a loop of our own.
 
-The cache objects are mlx_lm's, used the one way that is right for every family: prefill each prompt alone, merge, decode
-the rows together, filter those that stopped. What is left out, and why: mlx_lm's BatchGenerator (it reports log-probabilities
-of temperature 1 in the model's own precision), top-p and top-k (the scored policy would not be the sampled one).
+The cache objects are mlx_lm's: prefill each prompt alone, merge, decode the rows together, filter those that stopped; or, where
+decoding.py found that the family cannot, one row after the other. What is left out, and why: mlx_lm's BatchGenerator (it reports
+log-probabilities of temperature 1 in the model's own precision), top-p and top-k (the scored policy would be another one).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -16,6 +17,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from engine.types import Prompt, Rollout
 from engine.worker import keys
+from engine.worker.decoding import merged
 from engine.worker.model import Policy
 from engine.worker.trees import floats
 
@@ -40,17 +42,46 @@ def sample(
     Every draw has a key of its own, made of (seed, step, purpose, prompt id, its repetition, member, position); log-probabilities
     are those of softmax(logits / temperature) in float32. `alive` is called once per decoded position.
     """
-    logits, cache = _prefill(policy, prompts, group_size)  # [B, V]
-    rows = [(prompt, member) for prompt in prompts for member in range(group_size)]
-    first = [keys.key32(seed, step, purpose, *name) for name in _names(prompts) for _ in range(group_size)]
-    base = mx.array([[key, member << 16] for key, (_, member) in zip(first, rows, strict=True)], dtype=mx.uint32)  # [B, 2]
-    taken: list[list[int]] = [[] for _ in rows]
-    scored: list[list[float]] = [[] for _ in rows]
-    running = list(range(len(rows)))  # the row that each place of the batch holds
-    done = [False] * len(rows)
-    for position in range(max_tokens):
-        token, logprob = _draw(logits, base + mx.array([0, position], dtype=mx.uint32), temperature, greedy)
-        if position + 1 < max_tokens:
+    names = [(*name, member) for name in _names(prompts) for member in range(group_size)]
+    starts = [(keys.key32(seed, step, purpose, *name[:2]), name[2] << 16) for name in names]  # [B] (key of the prompt, member)
+    ask = _Ask(max_tokens, temperature, greedy)
+    if policy.decoding.mode == "alone":
+        made = [
+            rollout
+            for place, start in enumerate(starts)
+            for rollout in _decode(policy, *_prefill(policy, prompts[place // group_size]), [start], ask, alive)
+        ]
+    else:
+        made = _decode(policy, *_prefill_together(policy, prompts, group_size), starts, ask, alive)
+    return [made[start : start + group_size] for start in range(0, len(made), group_size)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """How rows go on."""
+
+    max_tokens: int
+    temperature: float
+    greedy: bool
+
+
+def _decode(
+    policy: Policy,
+    logits: mx.array,
+    cache: list[Any],
+    starts: Sequence[tuple[int, int]],
+    ask: _Ask,
+    alive: Callable[[], None],
+) -> list[Rollout]:
+    """The rows' rollouts, from the logits after their prompts [B, V] and the caches that hold these."""
+    base = mx.array(list(starts), dtype=mx.uint32)  # [B, 2]
+    taken: list[list[int]] = [[] for _ in starts]
+    scored: list[list[float]] = [[] for _ in starts]
+    running = list(range(len(starts)))  # the row that each place of the batch holds
+    done = [False] * len(starts)
+    for position in range(ask.max_tokens):
+        token, logprob = _draw(logits, base + mx.array([0, position], dtype=mx.uint32), ask.temperature, ask.greedy)
+        if position + 1 < ask.max_tokens:
             logits = policy.model(token[:, None], cache=cache)[:, -1]
             mx.async_eval(token, logprob, logits)
         for place, (one, value) in enumerate(zip(floats(token), floats(logprob), strict=True)):
@@ -69,8 +100,7 @@ def sample(
                 part.filter(keep)
             logits, base = logits[keep], base[keep]
             running = [running[place] for place in left]
-    made = [_rollout(policy, ids, values) for ids, values in zip(taken, scored, strict=True)]
-    return [made[start : start + group_size] for start in range(0, len(made), group_size)]
+    return [_rollout(policy, ids, values) for ids, values in zip(taken, scored, strict=True)]
 
 
 def _names(prompts: Sequence[Prompt]) -> list[tuple[int, int]]:
@@ -94,18 +124,20 @@ def _categorical(logits: mx.array, key: mx.array) -> mx.array:
     return mx.random.categorical(logits, key=key)
 
 
-def _prefill(policy: Policy, prompts: Sequence[Prompt], group_size: int) -> tuple[mx.array, list[Any]]:
-    """Logits after each prompt's last token, one row for each of its completions [B, V], and the merged caches."""
-    ends, caches = [], []
-    for prompt in prompts:
-        cache = make_prompt_cache(policy.model)
-        ends.append(policy.head(policy.hidden(mx.array([prompt.token_ids]), cache=cache)[:, -1:])[:, -1])  # [1, V]
-        caches.append(cache)
-    merged = [type(parts[0]).merge(list(parts)) for parts in zip(*caches, strict=True)]
+def _prefill(policy: Policy, prompt: Prompt) -> tuple[mx.array, list[Any]]:
+    """Logits after the prompt's last token [1, V], and the caches that hold it."""
+    cache = make_prompt_cache(policy.model)
+    return policy.head(policy.hidden(mx.array([prompt.token_ids]), cache=cache)[:, -1:])[:, -1], cache
+
+
+def _prefill_together(policy: Policy, prompts: Sequence[Prompt], group_size: int) -> tuple[mx.array, list[Any]]:
+    """The same, one row for each of a prompt's completions: [B, V] and the merged caches."""
+    ends, caches = zip(*(_prefill(policy, prompt) for prompt in prompts), strict=True)
+    together = merged(caches, policy.decoding.mode)
     each = mx.repeat(mx.arange(len(prompts)), group_size)  # [B]
-    for part in merged:
+    for part in together:
         part.filter(each)
-    return mx.concatenate(ends, axis=0)[each], merged
+    return mx.concatenate(ends, axis=0)[each], together
 
 
 def _rollout(policy: Policy, ids: list[int], logprobs: list[float]) -> Rollout:

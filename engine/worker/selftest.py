@@ -15,6 +15,7 @@ from jinja2 import TemplateError
 from engine import config as configs
 from engine import share
 from engine.errors import InputError
+from engine.models.sources import with_weights
 from engine.sections import AdapterConfig
 from engine.selftest_checks import CHECKS, Check, CheckResult, Figure, Subject, result
 from engine.worker import facts
@@ -29,7 +30,7 @@ def selftest(model: str) -> Iterator[Subject | CheckResult]:
 
     `model` is a folder, an HF id on this machine or `demo`. Raises InputError where it cannot be loaded.
     """
-    bench = _Bench(configs.model_folder(configs.model_path(model, Path.cwd())))
+    bench = _Bench(with_weights(configs.model_folder(configs.model_path(model, Path.cwd()))))
     kind, name = facts.device()
     yield Subject(device=kind, device_name=name, dtype=bench.dtype)
     for check, compute in zip(CHECKS, bench.computed(), strict=True):

@@ -120,7 +120,7 @@ class RewardTask:
             if not row.excluded and (self.objective.trains_all or np.any(row.advantage))
         ]
         old = sampler_logprobs(step_completions(work.groups)) if self.objective.old == "sampler" else work.old
-        return pack(weighted, self.micro_batch_rows, old=old, ref=work.ref)
+        return pack(weighted, self.micro_batch_rows, sharing=self.policy.sharing, old=old, ref=work.ref)
 
     def broken(self, work: StepWork) -> list[int]:
         """Completions with a log-probability or entropy that is not finite: as a rule the weights are not finite any more."""

@@ -45,8 +45,11 @@ def standard_error(values: Sequence[float] | NDArray[np.float64], counts: Sequen
 
 
 def generate_command(model: Path, adapters: Path, example: Sequence[Message]) -> str:
-    """The mlx_lm command that uses the result, on a held-out prompt where that is short enough for a command line."""
+    """The mlx_lm command that uses the result, on a held-out prompt where that is short enough for a command line; after plain
+    text, for which `example` is empty, a text is to be continued, without the chat template."""
     parts = ["mlx_lm.generate", "--model", str(model), "--adapter-path", str(adapters)]
+    if not example:
+        return shlex.join([*parts, "--ignore-chat-template", "--prompt", "THE BEGINNING OF A TEXT"])
     system = [message.content for message in example if message.role == "system"]
     prompt = example[-1].content
     if max(map(len, [*system, prompt])) > _COMMAND_CHARACTERS:

@@ -1,9 +1,10 @@
 """Supervised fine-tuning: data.targets says which tokens of a row are learned, everything else is context.
 
 One token normaliser over the whole update, whatever its micro-batches; the token that ends a turn is a target, padding never
-is. An update takes `prompts_per_step` rows: a row is a prompt with its completion, a whole chat, or one turn of a chat that
-cannot be one row (engine/data/targets.py). What is left out: packing (an explicit mask would cost more than length-sorted rows
-save).
+is. A token of a decisive step weighs more (engine/data/weights.py), in the loss as in its normaliser; evaluation weighs all
+targets alike, so that runs with other weights compare. An update takes `prompts_per_step` rows: a row is a prompt with its
+completion, a whole chat, or one turn of a chat that cannot be one row (engine/data/targets.py). What is left out: packing (an
+explicit mask would cost more than length-sorted rows save).
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from engine.worker.keys import step_rows
 from engine.worker.logprobs import completion_logprobs, score
 from engine.worker.losses import supervised_loss
 from engine.worker.model import Policy
-from engine.worker.rendering import ModelChat
 from engine.worker.task import Evaluation, Watch
 from engine.worker.work import StepWork
 
@@ -40,8 +40,8 @@ class SupervisedTask:
         self.policy = policy
         self.config = config
         self.micro_batch_rows = micro_batch_rows
-        self.train = rows_within(policy, train, config)
-        self.held_out = rows_within(policy, held_out, config)
+        self.train = rows_within(policy, train, config, config.data.decisive_weight)
+        self.held_out = rows_within(policy, held_out, config, decisive_weight=1)
         self.left_out = self.train.left_out, self.held_out.left_out
         self.example: Sequence[Message] = held_out[0].messages
 
@@ -57,14 +57,15 @@ class SupervisedTask:
         return work
 
     def batches(self, work: StepWork) -> list[Batch]:
-        """The update's micro-batches, every token weighted 1 / (all target tokens of the update)."""
+        """The update's micro-batches, every row weighted 1 / (the weights of all target tokens of the update)."""
         rows = self._rows(work.step)
-        weights = aggregation_weights("token_mean", [row.targets for row in rows], [0] * len(rows), 1)
+        weights = aggregation_weights("token_mean", [row.mass for row in rows], [0] * len(rows), 1)
         return pack([replace(row, weight=weight) for row, weight in zip(rows, weights, strict=True)], self.micro_batch_rows)
 
     def _rows(self, step: int) -> list[Row]:
         chosen = step_rows(len(self.train), self.config.sampling.prompts_per_step, step, self.config.run.seed)
-        return [_row(place, self.train.rows[i]) for place, i in enumerate(chosen)]
+        rows = [self.train.rows[i] for i in chosen]
+        return [Row(place, r.prompt, r.tokens, mask=r.mask, token_weights=r.weights) for place, r in enumerate(rows)]
 
     def broken(self, work: StepWork) -> list[int]:
         """Nothing is scored before the update."""
@@ -82,10 +83,12 @@ class SupervisedTask:
             logp = completion_logprobs(self.policy, batch, 1.0)
         finally:
             self.policy.model.eval()
-        return supervised_loss(logp, mask=mx.array(batch.mask), weight=mx.array(batch.weight))
+        weighed = None if batch.token_weight is None else mx.array(batch.token_weight)
+        return supervised_loss(logp, mask=mx.array(batch.mask), weight=mx.array(batch.weight), token_weight=weighed)
 
     def metrics(self, work: StepWork) -> StepMetrics:
-        """Loss per target token; `tokens` are targets, `length` their mean per row."""
+        """Loss per target token, a mean by the tokens' weights; `tokens` are targets, each counted once, `length` their mean per
+        row."""
         update = work.updates[0]
         tokens = round(update.stats["tokens"])
         return StepMetrics(
@@ -106,9 +109,9 @@ class SupervisedTask:
         return ()
 
     def evaluate(self, step: int, watch: Watch) -> Evaluation:
-        """Mean negative log-likelihood per target token of the held-out rows."""
+        """Mean negative log-likelihood per target token of the held-out rows; decisive steps weigh no more than others."""
         held_out = self.held_out.rows
-        rows = [_row(place, row) for place, row in enumerate(held_out)]
+        rows = [Row(place, row.prompt, row.tokens, mask=row.mask) for place, row in enumerate(held_out)]
         with watch.timed(step, "eval"):
             scored = score(self.policy, rows, 1.0, self.micro_batch_rows)
         sums = [
@@ -135,15 +138,16 @@ class KeptRows:
         return len(self.rows)
 
 
-def rows_within(policy: Policy, examples: Sequence[Example], config: RunConfig) -> KeptRows:
-    """The training rows of the examples, without those that are over the limits or that the chat template refuses."""
-    chat, sampling = ModelChat(policy.tokenizer, policy.stop_ids), config.sampling
+def rows_within(policy: Policy, examples: Sequence[Example], config: RunConfig, decisive_weight: float = 1) -> KeptRows:
+    """The training rows of the examples, without those that are over the limits or that the chat template refuses. InputError
+    where steps are to weigh more and the model's tokenizer or template does not let their tokens be told."""
+    chat, sampling = policy.chat, config.sampling
     kept: list[TargetRow] = []
     lines: list[int] = []
     left_out = split_chats = 0
     for example in examples:
         try:
-            rows = target_rows(chat, example, config.data.targets)
+            rows = target_rows(chat, example, config.data.targets, decisive_weight)
         except TemplateError:
             left_out += 1
             continue
@@ -153,7 +157,3 @@ def rows_within(policy: Policy, examples: Sequence[Example], config: RunConfig) 
         left_out += len(rows) - len(within)
         split_chats += len(rows) > 1
     return KeptRows(tuple(kept), tuple(lines), left_out, split_chats)
-
-
-def _row(place: int, row: TargetRow) -> Row:
-    return Row(place, row.prompt, row.tokens, mask=row.mask)

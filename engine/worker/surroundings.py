@@ -13,6 +13,9 @@ import mlx.core as mx
 
 from engine import config as configs
 from engine.config import RunConfig
+from engine.data.rows import file_sha256
+from engine.data.sources import training_files
+from engine.model_files import PLANNED
 
 _PACKAGES = ("droid-tune", "mlx", "mlx-cpu", "mlx-cuda-13", "mlx-cuda-12", "mlx-lm", "numpy", "tokenizers", "transformers")
 
@@ -53,11 +56,21 @@ def _versions() -> Iterator[tuple[str, str]]:
 
 
 def _files(config: RunConfig) -> Iterator[tuple[str, str]]:
-    for name in (config.data.train, config.data.valid, *dict.fromkeys(reward.file for reward in config.rewards)):
+    data = config.data
+    train, held_out = training_files(data)
+    yield data.train, file_sha256(train)
+    if held_out is not None:
+        yield data.valid or f"{data.train}, held out", file_sha256(held_out)
+    for name in dict.fromkeys(reward.file for reward in config.rewards):
         if name is not None:
             with Path(name).open("rb") as file:
                 yield name, hashlib.file_digest(file, "sha256").hexdigest()
-    folder = configs.model_folder(config.model)
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]):
+    folder = Path(config.model)
+    paths = [folder] if configs.is_gguf(folder) else []
+    if not paths:
+        folder = configs.model_folder(config.model)
+        is_here = not (folder / PLANNED).is_file()  # else the name of the model says which bits it will have
+        paths = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")]) if is_here else []
+    for path in paths:
         info = path.stat()
         yield str(path), f"{info.st_size} bytes, {info.st_mtime_ns}"

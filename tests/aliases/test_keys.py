@@ -17,6 +17,7 @@ from tests.aliases.support import GRPO, SFT, load, value
 CONVERTED: dict[str, tuple[Any, str, Any]] = {
     "model_name_or_path": ("owner/name", "model", "owner/name"),
     "system_prompt": ("Think.", "data.system", "Think."),
+    "chat_template_kwargs": ({"enable_thinking": False}, "chat.variables", {"enable_thinking": False}),
     "mask_prompt": (False, "data.targets", "all"),
     "completion_only_loss": (True, "data.targets", "last"),
     "assistant_only_loss": (True, "data.targets", "assistant"),
@@ -117,6 +118,30 @@ COMBINED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"sampling.prompts_per_step": 12},
     ),
     "an own file": ({"data": "rows.jsonl"}, {"data.train": "/somewhere/rows.jsonl"}),
+    "a configuration and a split": (
+        {"data": None, "dataset_name": "o/rows", "dataset_config": "main", "dataset_train_split": "train_sft[:80%]"},
+        {"data.train": "o/rows:main#train_sft[:80%]", "data.valid": None},
+    ),
+    "a configuration by itself": ({"data": None, "dataset_name": "o/rows", "dataset_config": "en"}, {"data.train": "o/rows:en"}),
+    "what every data set has": (
+        {"data": None, "dataset_name": "o/rows", "dataset_config": "default", "dataset_train_split": "train"},
+        {"data.train": "o/rows"},
+    ),
+    "a data set of mlx_lm.lora": (
+        {
+            "data": None,
+            "hf_dataset": {
+                "path": "o/rows",
+                "config": {"name": "en", "revision": "v2"},
+                "train_split": "train[:90%]",
+                "valid_split": "train[-10%:]",
+                "prompt_feature": "question",
+            },
+        },
+        {"data.train": "o/rows:en@v2#train[:90%]", "data.valid": "o/rows:en@v2#train[-10%:]", "data.columns.prompt": "question"},
+    ),
+    "a data set in a list": ({"data": None, "hf_dataset": [{"path": "o/rows", "config": "en"}]}, {"data.train": "o/rows:en"}),
+    "a folder as a data set": ({"data": None, "hf_dataset": {"path": "/"}}, {"data.train": "/"}),
     "a list of rewards": ({"rewards": None, "reward_functions": ["answer", "format"], "reward_weights": [1, 2]}, {}),
 }
 
@@ -143,22 +168,24 @@ FIELDS = {
     "system_feature": "system",
     "type_feature": "type",
     "dataset_prompt_column": "prompt",
+    "text_feature": "text",
+    "dataset_text_field": "text",
 }
 
 
 def test_fields_go_by_their_names_in_the_file() -> None:
     assert {key: ours for key, (ours, _) in FEATURES.items()} == FIELDS
     for key, ours in FIELDS.items():
-        loaded = load({**GRPO, key: "theirs"})
+        method = SFT if ours == "text" else GRPO
+        loaded = load({**method, key: "theirs"})
         assert loaded.config.data.columns == {ours: "theirs"}
         assert loaded.origin[f"data.columns.{ours}"].endswith(f": {key}")
-        assert load({**GRPO, key: ours}).config.data.columns == {}  # a column that has our name may be missing
+        assert load({**method, key: ours}).config.data.columns == {}  # a column that has our name may be missing
 
 
-def test_data_is_a_file_or_folder_that_is_there_and_no_id(tmp_path: Path) -> None:
+def test_data_is_a_path_that_is_there_before_it_is_an_id(tmp_path: Path) -> None:
     flat = {"model": "demo", "train_mode": "sft", "data": "owner/rows"}
-    with pytest.raises(InputError, match="data sets of the Hub are not read"):
-        load(flat, tmp_path)
+    assert load(flat, tmp_path).config.data.train == "owner/rows"
     (tmp_path / "owner" / "rows").mkdir(parents=True)
     assert load(flat, tmp_path).config.data.train == str(tmp_path / "owner" / "rows")
     assert load({**flat, "data": "owner/rows.jsonl"}, tmp_path).config.data.train == str(tmp_path / "owner" / "rows.jsonl")
@@ -169,3 +196,26 @@ def test_mlx_lm_loras_own_rewards_are_built_in_beside_those_of_a_file() -> None:
     config = load({**flat, "reward_functions": "r1_count_xml, mine"}).config
     assert [(reward.name, reward.file) for reward in config.rewards] == [("r1_count_xml", None), ("mine", "/somewhere/mine.py")]
     assert set(R1) == {name for name in BUILT_IN if name.startswith("r1_")}
+
+
+def test_a_data_set_without_splits_is_taken_whole_and_the_notes_say_what_the_tool_takes() -> None:
+    loaded = load({"model": "demo", "train_mode": "sft", "hf_dataset": {"path": "o/rows", "test_split": "test"}})
+    assert (loaded.config.data.train, loaded.config.data.valid) == ("o/rows", None)
+    said = "\n".join(loaded.notes)
+    assert "train[:80%] there" in said and "train[-10%:] there" in said and "hf_dataset.test_split" in said
+
+
+def test_an_adapter_to_go_on_from_and_a_model_to_quantise(tmp_path: Path) -> None:
+    found = load({**SFT, "resume_adapter_file": str(tmp_path / "adapters.safetensors")})
+    assert found.config.adapter.start_from == str(tmp_path / "adapters.safetensors")
+    assert found.origin["adapter.start_from"].endswith("resume_adapter_file")
+    assert load({**SFT, "resume_adapter_file": ""}).config.adapter.start_from is None
+    for bits in (4, 6, 8):
+        found = load({**GRPO, f"load_in_{bits}bits": True})
+        assert found.config.quantize.bits == bits and any("reference" in note for note in found.notes)
+        assert load({**GRPO, f"load_in_{bits}bits": False}).config.quantize.bits is None
+    with pytest.raises(InputError, match=r"both set quantize\.bits"):
+        load({**GRPO, "load_in_4bits": True, "load_in_8bits": True})
+    with pytest.raises(InputError, match="no mapping"):
+        load({**GRPO, "chat_template_kwargs": "thinking"})
+    assert load({**GRPO, "chat_template_kwargs": '{"enable_thinking": true}'}).config.chat.variables == {"enable_thinking": True}

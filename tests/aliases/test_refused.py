@@ -139,6 +139,25 @@ ERRORS: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
         ("mlx-lm-lora would use all", "r1_int_reward_func, "),
         "reward_functions",
     ),
+    "two data sets": ({"data": None, "hf_dataset": [{"path": "o/a"}, {"path": "o/b"}]}, ("2 data sets",), "hf_dataset"),
+    "two splits at once": (
+        {"data": None, "dataset_name": "o/rows", "dataset_train_split": "train+test"},
+        ("'train+test' is not one split",),
+        "dataset_train_split",
+    ),
+    "a configuration of a path": (
+        {"data": None, "dataset_name": "rows.jsonl", "dataset_config": "en"},
+        ("'rows.jsonl' is a path",),
+        "dataset_config",
+    ),
+    "a split of nothing": ({"dataset_train_split": "test"}, ("names no data set",), "dataset_train_split"),
+    "options of a loader": (
+        {"data": None, "hf_dataset": {"path": "o/rows", "config": {"data_files": "x"}}},
+        ("'data_files'",),
+        "hf_dataset.config.data_files",
+    ),
+    "a slip in a data set": ({"data": None, "hf_dataset": {"path": "o/r", "train_spilt": "a"}}, ("train_split",), "hf_dataset"),
+    "data twice": ({"dataset_name": "o/rows"}, ("dataset_name and data.train are one setting",), "dataset_name"),
     "full training of some layers": ({"fine_tune_type": "full", "num_layers": 4}, ("full training of 4",), "num_layers"),
     "rewards beside reward_funcs": ({"reward_funcs": ["answer"]}, ("reward_funcs and rewards",), "reward_funcs"),
     "a slip": ({"learning_rat": 1e-4}, ("unknown key", "did you mean 'learning_rate', optim.learning_rate here?"), ""),
@@ -146,11 +165,14 @@ ERRORS: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
 }
 
 
+NO_DATA = ("data", None)  # the section is taken out
+
+
 @pytest.mark.parametrize("name", ERRORS)
 def test_what_cannot_be_translated_is_refused_and_named(name: str) -> None:
     added, words, key = ERRORS[name]
     with pytest.raises(InputError) as caught:
-        load(added if "model" in added else {**GRPO, **added})
+        load(added if "model" in added else {key: given for key, given in {**GRPO, **added}.items() if (key, given) != NO_DATA})
     for word in words:
         assert word in str(caught.value)
     assert key in caught.value.where and caught.value.remedy
@@ -182,7 +204,7 @@ REFUSED_VALUES = {
     "top_k": 20,
     "min_p": 0.05,
     "repetition_penalty": 1.1,
-    "load_in_4bits": True,
+    "load_in_mxfp4": True,
     "shuffle_dataset": False,
 }
 NEUTRAL_VALUES = {
@@ -190,7 +212,7 @@ NEUTRAL_VALUES = {
     "top_k": 0,
     "min_p": 0.0,
     "repetition_penalty": 1.0,
-    "load_in_4bits": False,
+    "load_in_mxfp4": False,
     "shuffle_dataset": True,
 }
 

@@ -40,8 +40,8 @@ class Result:
 
 
 async def measure(seed: int, control: bool, home: Path, steps: int | None = None) -> Result:
-    """Train one run to its end (`steps`: shortened) and read its journal."""
-    shorter = {} if steps is None else {"run.steps": steps}
+    """Train one run to its end (`steps`: shortened, and evaluated only before and after) and read its journal."""
+    shorter = {} if steps is None else {"run.steps": steps, "run.eval_every": steps}
     loaded = configs.load(ROOT / "configs" / "demo.yaml", {"run.seed": seed, **shorter}).config
     if control:
         reward = loaded.rewards[0].model_copy(update={"file": str(Path(__file__).with_name("shuffled.py"))})

@@ -8,6 +8,7 @@ import pytest
 
 from engine.data.chains import final_answer
 from engine.data.formats import Row, to_example
+from engine.data.values import Problem
 from engine.rewards.answers import same_text
 from engine.rewards.chains import step_weights
 from engine.rewards.format import has_format
@@ -52,6 +53,28 @@ def test_rewards_get_the_answer_and_the_columns() -> None:
 def test_marks_are_read_as_the_reward_reads_them(marks: Any) -> None:
     found = example(CHAIN | {"sparse_indicators": marks}, "reasoning", "rl")
     assert len(step_weights(found.columns["reasoning_steps"], found.columns["sparse_indicators"])) == 2
+
+
+@pytest.mark.parametrize(
+    ("marks", "kind", "field", "reason"),
+    [
+        ([1], "wrong-length", "sparse_indicators", "1 marks for 2 steps"),
+        ([], "wrong-length", "sparse_indicators", "0 marks for 2 steps"),
+        ([0, 1.5], "wrong-type", "sparse_indicators[1]", "1.5 is no weight"),
+        (["= 28", 1], "wrong-type", "sparse_indicators[0]", "'= 28' is no weight"),
+        ([float("nan"), 0], "wrong-type", "sparse_indicators[0]", "nan is no weight"),
+        ({"0": 1}, "wrong-type", "sparse_indicators", "an object"),
+        (0.5, "wrong-type", "sparse_indicators", "is 0.5"),
+        (["29", " "], "marks-nothing", "sparse_indicators", "no step contains '29 or  '"),
+    ],
+)
+def test_marks_that_fit_no_step_are_refused_by_data_and_reward_alike(marks: Any, kind: str, field: str, reason: str) -> None:
+    problem = to_example(Row(1, CHAIN | {"sparse_indicators": marks}), "reasoning", "sft", None)
+    assert isinstance(problem, Problem) and (problem.kind, problem.field) == (kind, field)
+    assert reason in problem.reason and "from 0 to 1" in problem.remedy
+    with pytest.raises(ValueError, match="does not fit 2 steps") as refused:
+        step_weights(["4*7", "= 28"], marks)
+    assert problem.reason in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,30 @@ from pathlib import Path
 
 import pytest
 
-from engine import share
+from engine import methods, share
+from engine.data.samples import Topic, write_samples
 from engine.data.validate import validate
 
+# by hand: name, format
 FILES = {
     "arithmetic.jsonl": "prompt+answer",
     "wordproblems-gsm8k.jsonl": "gsm8k",
     "chat.jsonl": "messages",
     "completions.jsonl": "prompt+completion",
 }
+# what `droid-tune sample-data` writes: method, topic, format, rows, seed
+MADE: dict[str, tuple[str, Topic, str, int, int]] = {
+    "arithmetic-train.jsonl": ("grpo", "arithmetic", "prompt+answer", 512, 0),
+    "arithmetic-sft.jsonl": ("sft", "arithmetic", "prompt+completion", 512, 1),
+    "chains-reasoning.jsonl": ("grpo", "chains", "reasoning", 24, 0),
+    "decisive-reasoning.jsonl": ("gspo", "decisive", "reasoning", 24, 0),
+    "medicine-reasoning.jsonl": ("dr_grpo", "medicine", "reasoning", 24, 0),
+    "science-reasoning.jsonl": ("dr_grpo", "science", "reasoning", 24, 0),
+    "law-reasoning.jsonl": ("dr_grpo", "law", "reasoning", 24, 0),
+    "instruction.jsonl": ("sft", "words", "instruction", 24, 0),
+    "text.jsonl": ("sft", "words", "text", 24, 0),
+}
+BY_THE_DEMOS_RECIPE = {"arithmetic-heldout.jsonl"}  # `droid-tune build-demo`
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
@@ -43,6 +58,23 @@ def test_samples_are_ready(name: str, method: str) -> None:
     report = validate(share.share_root("datasets") / name, method)
     assert (report.format, report.verdict, report.duplicates) == (FILES[name], "ready", 0)
     assert 40 <= report.usable == report.rows <= 64
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_samples_are_what_the_verb_writes_and_ready(tmp_path: Path, name: str) -> None:
+    """Byte for byte, and for each kind of method that can use the format."""
+    method, topic, format, rows, seed = MADE[name]
+    made = write_samples(tmp_path / name, method, rows, seed, topic=topic, format=format)
+    assert (share.share_root("datasets") / name).read_bytes() == made.read_bytes()
+    for each in ("sft", "grpo", "dr_grpo", "gspo"):
+        if format in methods.method(each).formats:
+            report = validate(made, each)
+            assert (report.format, report.verdict, report.usable, report.warnings) == (format, "ready", rows, ()), report
+
+
+def test_every_file_is_listed_here() -> None:
+    folder = share.share_root("datasets")
+    assert {path.name for path in folder.iterdir()} == {*FILES, *MADE, *BY_THE_DEMOS_RECIPE}
 
 
 def test_arithmetic_answers_are_right() -> None:

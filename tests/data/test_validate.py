@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from engine.cli import screens
+from engine.cli import report_lines
 from engine.config import model_folder
 from engine.data.formats import load
 from engine.data.targets import target_rows
@@ -99,10 +99,10 @@ def test_duplicates(tmp_path: Path) -> None:
 
 def test_the_text_shows_five_lines_and_says_where_all_are(tmp_path: Path) -> None:
     rows = [pair("a"), *[pair(f"b{i}", "") for i in range(7)], *[pair("a")] * 6]
-    shown = "\n".join(screens.report(validate(write(tmp_path / "a.jsonl", *rows), "grpo")))
+    shown = "\n".join(report_lines.report(validate(write(tmp_path / "a.jsonl", *rows), "grpo")))
     assert "(lines 2, 3, 4, 5, 6 and 2 more field answer)" in shown
     assert "lines 9, 10, 11, 12, 13 and 1 more" in shown and "--json lists every line" in shown
-    few = "\n".join(screens.report(validate(write(tmp_path / "b.jsonl", *rows[:6]), "grpo")))
+    few = "\n".join(report_lines.report(validate(write(tmp_path / "b.jsonl", *rows[:6]), "grpo")))
     assert "(lines 2, 3, 4, 5, 6 field answer)" in few and "more" not in few and "--json" not in few
 
 
@@ -144,12 +144,28 @@ def test_rows_of_split_chats_are_measured_one_by_one(tmp_path: Path) -> None:
     report = validate(path, "sft", tokenizer=folder)
     assert (report.usable, report.training_rows, report.split_chats) == (3, 5, 2)
     assert report.prompt_tokens is not None
+    (group,) = report.warnings
+    assert (group.kind, group.lines, report.verdict) == ("prefix-not-stable", (1, 2), "ready with warnings") and group.remedy
     limited = validate(path, "sft", tokenizer=folder, max_prompt_tokens=report.prompt_tokens.min)
     assert limited.prompt_tokens is not None and limited.prompt_tokens.over_limit == 2
     assert limited.verdict == "ready with warnings"
     assert validate(path, "sft", tokenizer=folder, max_prompt_tokens=1).verdict == "unusable"
     plain = validate(path, "sft")
     assert (plain.training_rows, plain.split_chats) == (None, 0)
+
+
+def test_decisive_steps_are_counted(tmp_path: Path) -> None:
+    """The embedded model's tokens are bytes but for tags, turn ends and the like: of what is learned the second step, "2+2 = 4"
+    with 7 bytes, is marked in one row of two; the share is of both rows' targets."""
+    chain = {"problem": "q", "reasoning_steps": ["a", "2+2 = 4"], "solution": "4"}
+    rows = [{**chain, "sparse_indicators": [0, 1]}, {**chain, "problem": "r"}]
+    path = write(tmp_path / "a.jsonl", *rows)
+    report = validate(path, "sft", tokenizer=model_folder("demo"))
+    assert report.completion_tokens is not None and report.completion_tokens.min == report.completion_tokens.max
+    assert report.decisive_share == pytest.approx(7 / (2 * report.completion_tokens.max))
+    assert f"decisive {100 * report.decisive_share:.0f}% of the target tokens" in "\n".join(report_lines.report(report))
+    assert validate(path, "sft", tokenizer=model_folder("demo"), decisive_weight=1).decisive_share is None
+    assert validate(path, "grpo", tokenizer=model_folder("demo")).decisive_share is None
 
 
 def test_one_turn_of_a_chat_within_the_limits_is_enough(tmp_path: Path) -> None:

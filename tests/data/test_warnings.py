@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engine.cli.report_lines import report
 from engine.config import model_folder
 from engine.data import formats
-from engine.data.measure import reference_completion
+from engine.data.scoring import Marks, OwnAnswer, reference_completion
 from engine.data.structure import Sample, gives_away, keys
-from engine.data.validate import Scorer, validate
+from engine.data.validate import DryRun, Scorer, validate
 from engine.errors import InputError
 from engine.rewards import registry
 from engine.types import Example, Message
@@ -122,17 +123,18 @@ def test_labels(tmp_path: Path) -> None:
 
 
 def scorer(*names: str) -> Scorer:
-    """The built-in rewards of those names."""
+    """The built-in rewards of those names, called as they are."""
 
-    def score(examples: Sequence[Example], completions: Sequence[str]) -> Mapping[str, Sequence[float | None]]:
-        columns = {"answer": [example.answer for example in examples]}
-        prompts = ["" for _ in examples]
-        found = {}
+    def score(rows: Sequence[OwnAnswer], /) -> list[Marks]:
+        columns = {"answer": [row.example.answer for row in rows]}
+        completions, prompts = [row.completion for row in rows], ["" for _ in rows]
+        marks = []
         for name in names:
             reward = registry.built_in(name)
-            values = reward(**registry.arguments(reward, prompts, list(completions), columns))
-            found[name] = [None if value is None else registry.full_marks(name) - value for value in values]
-        return found
+            values = reward(**registry.arguments(reward, prompts, completions, columns))
+            judges = "answer" in registry.needed_columns(reward)
+            marks.append(Marks(name, len(rows), tuple(values), registry.full_marks(name), judges, seconds=0.25))
+        return marks
 
     return score
 
@@ -143,8 +145,12 @@ def test_the_rows_own_answer_must_get_full_marks(tmp_path: Path) -> None:
     assert validate(path, "grpo", scorer=scorer("answer")).warnings == ()
     assert {g.kind: g.lines for g in validate(path, "grpo", scorer=scorer("number")).warnings} == {"answer-not-scored": (2,)}
     low = validate(path, "grpo", scorer=scorer("format", "number"))
-    assert [(g.kind, g.lines) for g in low.warnings] == [("answer-below-full", (3,))] and "format by 1" in low.warnings[0].reason
+    assert [(g.kind, g.lines) for g in low.warnings] == [("answer-not-scored", (2,)), ("answer-below-full", (3,))]
+    assert "format by 1" in low.warnings[1].reason
+    assert low.dry_run == (DryRun("format", 4, 3, 0, 0, 0.25, ""), DryRun("number", 4, 3, 1, 0, 0.25, ""))
     assert low.verdict == "ready with warnings" and low.sampled is None
+    assert "3 of 4 rows: the row's own answer gets full marks from number, 1 not applicable (0.250 s)" in "\n".join(report(low))
+    assert validate(path, "sft", scorer=scorer("number")).dry_run == (), "sft has no rewards"
 
 
 def test_what_is_scored() -> None:
@@ -206,7 +212,7 @@ def test_large_files_are_measured_by_a_sample(tmp_path: Path) -> None:
 
 def test_what_is_refused_in_a_sample_is_not_usable(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", *[pair(f"q{i}") for i in range(2200)])
-    report = validate(path, "grpo", scorer=lambda examples, completions: {"mine": [0.5 for _ in examples]})
+    report = validate(path, "grpo", scorer=lambda rows: [Marks("mine", len(rows), (0.5,) * len(rows), 1.0, True)])
     assert report.sampled is not None and report.warnings[0].count == report.sampled and report.usable == 2200
 
 

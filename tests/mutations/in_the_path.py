@@ -7,6 +7,9 @@ from .fault import Fault
 SAMPLER, ROLLOUTS, KEYS = "engine/worker/sampler.py", "engine/worker/rollouts.py", "engine/worker/keys.py"
 BATCHING, LOGPROBS, STEP = "engine/worker/batching.py", "engine/worker/logprobs.py", "engine/worker/step.py"
 MODEL, REWARDING = "engine/worker/model.py", "engine/worker/rewarding.py"
+LOSSES, SUPERVISED = "engine/worker/losses.py", "engine/worker/supervised.py"
+CHAINS, WEIGHTS = "engine/data/chains.py", "engine/data/weights.py"
+OF_WEIGHTS, OF_WEIGHING = "tests/data/test_weights.py", "tests/worker/test_supervised_weights.py"
 OF_ROLLOUT, OF_STEP = "tests/worker/test_rollout_and_score.py", "tests/worker/test_step.py"
 AGREE = f"{OF_ROLLOUT}::test_sampler_and_trainer_agree_with_a_plain_forward"
 ROWS_AND_WEIGHTS = f"{OF_STEP}::test_each_update_has_its_rows_and_weights"
@@ -99,8 +102,8 @@ FAULTS = (
         name="head-over-the-wrong-position",
         why="the first token has to be drawn after the prompt's last token, not after the one before it",
         file=SAMPLER,
-        old="cache=cache)[:, -1:])[:, -1])",
-        new="cache=cache)[:, -2:-1])[:, -1])",
+        old="cache=cache)[:, -1:])[:, -1], cache",
+        new="cache=cache)[:, -2:-1])[:, -1], cache",
         test=f"{AGREE}[lora-1.0]",
     ),
     Fault(
@@ -155,8 +158,8 @@ FAULTS = (
         name="every-step-draws-alike",
         why="one key for all steps: a step samples what the step before it has sampled",
         file=SAMPLER,
-        old="keys.key32(seed, step, purpose, *name)",
-        new="keys.key32(seed, purpose, *name)",
+        old="keys.key32(seed, step, purpose, *name[:2])",
+        new="keys.key32(seed, purpose, *name[:2])",
         test=f"{OF_ROLLOUT}::test_a_draw_depends_on_its_key_alone",
     ),
     Fault(
@@ -214,5 +217,53 @@ FAULTS = (
         old="if int(i) not in taken][:count]",
         new="][:count]",
         test="tests/worker/test_dynamic_sampling.py::test_a_small_data_set_ends_the_search",
+    ),
+    Fault(
+        name="decisive-weights-dropped",
+        why="weights that are in the normaliser but not in the loss: every update is made smaller, no step counts more",
+        file=LOSSES,
+        old="        logp = token_weight * logp",
+        new="        logp = mx.where(token_weight > 0, logp, 0.0)",
+        test=f"{OF_WEIGHING}::test_the_gradient_is_that_of_the_weighted_mean",
+    ),
+    Fault(
+        name="decisive-normaliser-counts-tokens",
+        why="divided by the number of tokens, not by the sum of their weights: marked rows get a higher rate",
+        file=SUPERVISED,
+        old="[row.mass for row in rows]",
+        new="[row.targets for row in rows]",
+        test=f"{OF_WEIGHING}::test_the_gradient_is_that_of_the_weighted_mean",
+    ),
+    Fault(
+        name="decisive-step-searched-for",
+        why="a step that is looked for in the text is found where its text stands first, not where it was written",
+        file=CHAINS,
+        old="        spans.append((len(text), len(text) + len(step)))",
+        new="        place = (text + step).index(step)\n        spans.append((place, place + len(step)))",
+        test=f"{OF_WEIGHTS}::test_a_chain_knows_where_it_is_written",
+    ),
+    Fault(
+        name="decisive-place-not-moved-by-the-template",
+        why="characters of the completion taken for characters of the reply, which the template writes anew",
+        file="engine/data/targets.py",
+        old="    places = marked_places(_written(chat, messages, text, with_signs), signs, written)",
+        new="    places = list(marks)",
+        test=f"{OF_WEIGHTS}::test_a_template_may_write_around_the_steps",
+    ),
+    Fault(
+        name="decisive-by-the-first-character",
+        why="a token is the step's where it has any of its characters, not only where it begins in it",
+        file=WEIGHTS,
+        old="marks[first : max(end, first + 1)]",
+        new="marks[first : first + 1]",
+        test=f"{OF_WEIGHTS}::test_a_token_that_reaches_into_a_step_is_the_step_s",
+    ),
+    Fault(
+        name="decisive-by-trimmed-offsets",
+        why="some tokenizers leave blanks out of the offsets: the blanks within a step would weigh 1",
+        file=WEIGHTS,
+        old="        first = min(start, before)",
+        new="        first = start",
+        test=f"{OF_WEIGHTS}::test_blanks_that_a_tokenizer_leaves_out_of_its_offsets_are_counted",
     ),
 )

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 from engine import config as configs
 from engine import methods, share
 from engine.errors import InputError
-from tui import draft as drafts
+from engine.profiles import PROFILES
+from tui import draft_file as drafts
 from tui import forms
-from tui.draft import Draft
-from tui.forms import MODEL, TRAIN, VALID
+from tui.draft import Draft, Opened
+from tui.forms import COLUMNS, MODEL, REWARDS, TRAIN, VALID
 
 HERE = Path(__file__).parent
 
@@ -31,7 +32,7 @@ def test_a_method_has_the_fields_that_it_uses() -> None:
         *("sampling.group_size", "sampling.temperature", "rewards"),
         *(f"objective.{name}" for name in configs.ObjectiveConfig.model_fields),
     }
-    assert sft - grpo == {"adapter.dropout", "data.targets"}
+    assert sft - grpo == {"adapter.dropout", "data.targets", "data.decisive_weight"}
     assert {"run.steps", "optim.learning_rate", "sampling.prompts_per_step", "data.format"} <= sft & grpo
     assert not {"method", MODEL, TRAIN, VALID} & (sft | grpo)
 
@@ -90,6 +91,90 @@ def test_what_was_typed_for_a_method_is_there_on_coming_back() -> None:
     assert (gspo.text("objective.beta"), gspo.text("run.steps"), gspo.text("rewards")) == ("0", "7", "[{name: number}]")
     assert (sft.text("run.steps"), sft.changes()) == ("60", ())
     assert sft.with_method("grpo") == draft
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profile_types_rewards_that_the_config_takes_and_none_puts_back_what_was_there(name: str) -> None:
+    for before in (Draft("gspo"), Draft("gspo").with_text(REWARDS, "[{name: exact}]")):
+        chosen = before.with_profile(name)
+        checked = chosen.checked(HERE)
+        assert checked.ready is not None, checked.errors
+        assert [(r.name, r.weight) for r in checked.ready.rewards] == [(r["name"], r["weight"]) for r in PROFILES[name].rewards]
+        assert checked.origin[REWARDS] == f"profile {PROFILES[name].title}"
+        assert chosen.sample() == (PROFILES[name].topic, PROFILES[name].format)
+        assert chosen.with_profile("legal").with_profile("chains").with_profile(None) == before
+
+
+def test_rewards_that_are_typed_over_a_profiles_are_the_users_own() -> None:
+    own = Draft().with_profile("medical").with_text(REWARDS, "[{name: exact}]")
+    assert own.with_profile(None).text(REWARDS) == "[{name: exact}]"
+    assert own.with_profile("legal").with_profile(None).text(REWARDS) == "[{name: exact}]"
+    assert own.checked(HERE).origin[REWARDS] == "typed"
+
+
+def test_a_profile_is_chosen_for_a_kind_of_method_and_sft_gets_rows_alone() -> None:
+    draft = Draft("sft").with_profile("scientific")
+    assert (draft.changes(), draft.sample()) == ((), ("science", "reasoning"))
+    assert draft.checked(HERE).ready == Draft("sft").checked(HERE).ready
+    grpo = draft.with_method("grpo")
+    assert grpo.profile is None and grpo.sample() == ("arithmetic", None)
+    assert grpo.with_text(MODEL, "/models/mine").sample() == ("words", None)
+
+
+def test_only_the_embedded_model_is_too_small_for_a_profile() -> None:
+    draft = Draft().with_profile("legal")
+    assert "the embedded model reads arithmetic" in draft.beyond_model
+    assert draft.with_text(MODEL, "/models/mine").beyond_model == Draft().beyond_model == ""
+
+
+OPENED = {
+    "ours": "model: demo\nmethod: gspo\ndata: {train: x.jsonl, columns: {prompt: q}}\nrewards: [{name: number}]\n"
+    "run: {steps: 40}\n",
+    "sft of mlx_lm.lora": "model: demo\ntrain: true\ndata: x.jsonl\niters: 7\n"
+    "lora_parameters: {rank: 4, scale: 2.0, dropout: 0.1}\n",
+    "grpo of mlx-lm-lora": "model: demo\ntrain_mode: grpo\ndata: x.jsonl\niters: 7\ngroup_size: 3\nreward_weights: [1.0]\n"
+    "reward_functions: r1_accuracy_reward_func\n",
+    "grpo of TRL": "model_name_or_path: demo\ndataset_name: x.jsonl\nloss_type: dapo\nnum_generations: 4\nbeta: 0.1\n"
+    "rewards: [{name: number, timeout: .inf}]\n",
+}
+
+
+@pytest.mark.parametrize("name", OPENED)
+@pytest.mark.parametrize("before", [Draft(), Draft("gspo").with_text(MODEL, "/models/mine").with_text("run.steps", "9")], ids=str)
+def test_an_opened_config_runs_as_its_file_does(tmp_path: Path, name: str, before: Draft) -> None:
+    """What a form of the method has no field for (the rewards' group size in supervised training) has no effect either."""
+    (tmp_path / "x.jsonl").write_text('{"prompt": "p", "answer": "a", "q": "q"}\n')
+    file = tmp_path / "config.yaml"
+    file.write_text(OPENED[name])
+    loaded = configs.load(file)
+    draft = before.with_profile("legal").with_config(loaded, str(file))
+    checked = draft.checked(HERE)
+    assert checked.ready is not None, checked.errors
+    assert configs.dump(checked.ready) == configs.dump(loaded.config)
+    used = {MODEL, TRAIN, VALID, *keys(loaded.config.method)} - {COLUMNS}  # whose origin is its entries'
+    assert {key: checked.origin[key] for key in used} == {key: loaded.origin[key] for key in used}
+    assert draft.profile is None and draft.opened is not None and draft.opened.notes == loaded.notes
+    assert draft.came_with_file(TRAIN) and not draft.with_text(TRAIN, "other.jsonl").came_with_file(TRAIN)
+
+
+def test_origins_follow_what_is_typed(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(OPENED["ours"])
+    draft = Draft().with_config(configs.load(file), str(file)).with_text("run.seed", "3").with_text("run.steps", "41")
+    origin = draft.checked(HERE).origin
+    wanted = {
+        "method": "file",
+        "rewards": "file",
+        COLUMNS: "file",
+        "run.seed": "typed",
+        "run.steps": "typed",
+        "optim.eps": "default",
+    }
+    assert {key: origin[key] for key in wanted} == wanted
+    assert draft.with_text("run.steps", "40").checked(HERE).origin["run.steps"] == "recipe", "gspo's recipe has 40 steps, too"
+    assert draft.with_method("grpo").checked(HERE).origin["method"] == "chosen"
+    moved = Draft().with_config(configs.load(file), str(file)).with_text(MODEL, "/models/mine")
+    assert moved.text("run.steps") == "40", "the file's, although it was the recipe's, too, and for this model the start is 200"
 
 
 BAD = {  # field -> (typed, what the error must hold)
@@ -168,7 +253,9 @@ def test_help_says_meaning_choices_and_bounds() -> None:
 def test_a_draft_is_kept_and_forgotten(tmp_path: Path) -> None:
     home = tmp_path / "home"
     assert drafts.load(home) is None
-    draft = Draft("gspo", {"rl/run.steps": "\x1b[31m", "model": "a: [b", "gspo/objective.beta": "\u202e"})
+    opened = Opened("\x1b[31m.yaml", "gspo", {"model": "file"}, ("a: note",))
+    typed = {"rl/run.steps": "\x1b[31m", "model": "a: [b", "gspo/objective.beta": "\u202e"}
+    draft = Draft("gspo", typed, {"rl": "legal", "sft": "chains"}, "[{name: exact}]", opened)
     drafts.save(draft, home)
     assert drafts.load(home) == draft
     assert [path.name for path in home.iterdir()] == ["draft.yaml"]
@@ -178,7 +265,16 @@ def test_a_draft_is_kept_and_forgotten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["{", "[]", "method: nothing\ntyped: {}\n", "method: grpo\n", "\x00", "method: grpo\ntyped: 3\n"]
+    "text",
+    [
+        "{",
+        "[]",
+        "method: nothing\ntyped: {}\n",
+        "method: grpo\n",
+        "\x00",
+        "method: grpo\ntyped: 3\n",
+        "method: grpo\ntyped: {}\nprofiles: {rl: none}\n",
+    ],
 )
 def test_a_damaged_draft_is_set_aside(tmp_path: Path, text: str) -> None:
     drafts.draft_file(tmp_path).write_text(text)

@@ -4,131 +4,56 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import tempfile
 import unicodedata
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from textual import events
-from textual.pilot import Pilot
 
 from engine import config as configs
-from engine.api import Engine
 from engine.estimate import estimate
-from tests.tui.support import check_golden, painted_text, settle, wait_for, wait_for_text
-from tui import draft as drafts
-from tui.app import DroidTuneApp
+from tests.tui.support import check_golden, painted_text, wait_for, wait_for_text
+from tests.tui.wizard import (
+    SIZES,
+    entry,
+    go_to_field,
+    home,
+    next_step,
+    pairs,
+    press,
+    rows_file,
+    same_everywhere,
+    screen,
+    settled,
+    type_into,
+    wizard,
+)
+from tui import draft_file as drafts
 from tui.draft import Draft
 from tui.forms import MODEL, TRAIN, VALID
 from tui.screens.new_run import NewRunScreen
 from tui.screens.new_run.estimate import bar, plan
-from tui.screens.new_run.parts import Entry
 from tui.screens.new_run.review import config_file, save_config
 
-SIZES = [(80, 24), (120, 40)]
+__all__ = ["home"]  # a fixture
 HOSTILE = "[/INST] [@click=app.quit]x[/] \x1b[31m\x1b]52;c;aGk=\x07 \x9b1m \u202eevil 漢字 👩‍👩‍👧 \x00 end"
 
 
-@pytest.fixture
-def home() -> Iterator[Path]:
-    """A home whose path is as long everywhere, so that painted screens are the same."""
-    path = Path(tempfile.mkdtemp(prefix="dt-", dir="/tmp"))
-    yield path
-    shutil.rmtree(path)
-
-
-@asynccontextmanager
-async def wizard(home: Path, size: tuple[int, int] = (80, 24)) -> AsyncIterator[Pilot[Any]]:
-    """The app with the first step of a new run on top of the list of runs."""
-    app = DroidTuneApp(Engine(home))
-    async with app.run_test(size=size) as pilot:
-        await wait_for_text(pilot, "n new run")
-        await pilot.press("n")
-        await wait_for_text(pilot, "1 of 5")
-        await settle(pilot)
-        yield pilot
-
-
-async def press(pilot: Pilot[Any], *keys: str) -> str:
-    """The painted screen after the keys."""
-    await pilot.press(*keys)
-    await settle(pilot)
-    return painted_text(pilot.app)
-
-
-async def next_step(pilot: Pilot[Any], number: int) -> str:
-    await pilot.press("enter")
-    shown = await wait_for_text(pilot, f"{number} of 5")
-    await settle(pilot)
-    return shown
-
-
-def screen(pilot: Pilot[Any]) -> NewRunScreen:
-    found = pilot.app.screen
-    assert isinstance(found, NewRunScreen), found
-    return found
-
-
-async def go_to_field(pilot: Pilot[Any], key: str) -> None:
-    """Tab to the field, the shorter way round."""
-    keys = [entry.field.key for entry in screen(pilot).step.entries()]
-    wanted, last = keys.index(key), screen(pilot).last_field
-    forward = (wanted - last) % len(keys) or len(keys)
-    backward = (max(last, 0) - wanted) % len(keys) or len(keys)
-    await pilot.press(*(["tab"] * forward if forward <= backward else ["shift+tab"] * backward))
-    focused = pilot.app.focused
-    assert isinstance(focused, Entry) and focused.field.key == key, focused
-
-
-async def type_into(pilot: Pilot[Any], key: str, text: str) -> None:
-    """Replace the field's text and confirm it."""
-    await go_to_field(pilot, key)
-    await pilot.press("ctrl+u")
-    await pilot.press(*text)
-    await wait_for(pilot, lambda: screen(pilot).draft.text(key) == text, f"{text!r} in {key}")
-    await pilot.press("enter")
-    await settle(pilot)
-
-
-def rows_file(home: Path, *rows: Any) -> Path:
-    path = home / "rows.jsonl"
-    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    return path
-
-
-def pairs(count: int) -> list[dict[str, str]]:
-    return [{"prompt": f"What is {n}+1?", "answer": str(n + 1)} for n in range(10, 10 + count)]
-
-
-def same_everywhere(painted: str, home: Path) -> str:
-    """The screen without the figures and names that differ between machines."""
-    painted = painted.replace(home.name, "dt-00000000")
-    painted = re.sub(r"of [\d.]+ [GM]B allowed", "of LIMIT allowed", painted)
-    painted = re.sub(r"(allowed.*\n) .*", r"\1 BAR", painted)
-    return re.sub(r"in (?:float32|16-bit) on \w+", "in DTYPE on BACKEND", painted)
-
-
-@pytest.mark.parametrize("size", SIZES)
-async def test_every_step_painted(home: Path, size: tuple[int, int]) -> None:
+async def test_every_step_painted(home: Path) -> None:
     data = rows_file(home, *pairs(8), {"prompt": "no answer"}, {"prompt": "none here"}, pairs(1)[0])
     draft = Draft().with_text(TRAIN, str(data)).with_text("optim.micro_batch_rows", "16").with_text("run.name", "mine")
     drafts.save(draft, home)
-    async with wizard(home, size) as pilot:
-        shown = [painted_text(pilot.app)]
-        await next_step(pilot, 2)
-        shown.append(await wait_for_text(pilot, "over the limit"))
-        shown.append(await next_step(pilot, 3))
-        await next_step(pilot, 4)
-        shown.append(await wait_for_text(pilot, "held throughout"))
-        await next_step(pilot, 5)
-        shown.append(await wait_for_text(pilot, "model: demo"))
-    for name, painted in zip(("method", "data", "configure", "estimate", "review"), shown, strict=True):
-        check_golden(f"new_run_{name}_{size[0]}x{size[1]}", same_everywhere(painted, home))
+    steps = {"method": "Policy Optimization", "data": "full marks", "configure": "begun from", "estimate": "held throughout"}
+    async with wizard(home) as pilot:
+        for number, (name, awaited) in enumerate((*steps.items(), ("review", "model: demo")), 1):
+            if number > 1:
+                await next_step(pilot, number)
+            for size in SIZES:
+                await pilot.resize_terminal(*size)
+                await wait_for_text(pilot, awaited)
+                await settled(pilot)
+                check_golden(f"new_run_{name}_{size[0]}x{size[1]}", same_everywhere(painted_text(pilot.app), home))
+            await pilot.resize_terminal(*SIZES[0])
 
 
 async def test_from_the_empty_home_screen_to_a_run_that_reaches_a_step(home: Path) -> None:
@@ -174,29 +99,35 @@ async def test_the_explanation_follows_the_marker(home: Path) -> None:
     async with wizard(home) as pilot:
         assert "Group Relative Policy Optimization" in painted_text(pilot.app)
         shown = await press(pilot, "j", "j")
-        assert "Group Sequence Policy Optimization" in shown and "arXiv 2507.18071" in shown and "minibatches 4" in shown
+        assert "Group Sequence Policy Optimization" in shown and "minibatches 4" in shown
+        assert "arXiv 2507.18071" in await press(pilot, "pagedown"), "what is below the edge is gone to by pages"
         shown = await press(pilot, "k", "k", "k", "k")
         assert "Supervised fine-tuning" in shown and "it has no rewards" in shown
         await next_step(pilot, 2)
         shown = await wait_for_text(pilot, "targets")
         assert "arithmetic-sft.jsonl" in shown and "format prompt+completion" in shown
-        shown = await next_step(pilot, 3)
-        assert "dropout" in shown
-        assert "group size" not in await press(pilot, "pagedown", "pagedown") and "rewards" not in painted_text(pilot.app)
+        await next_step(pilot, 3)
+        keys = [each.field.key for each in screen(pilot).step.entries()]
+        assert "adapter.dropout" in keys and "sampling.group_size" not in keys and "rewards" not in keys
 
 
 async def test_a_wrong_value_is_named_under_its_field_and_kept(home: Path) -> None:
-    async with wizard(home) as pilot:
-        await next_step(pilot, 2)
-        await next_step(pilot, 3)
+    """Every key is pressed here, from field to field and letter by letter."""
+    async with wizard(home, step=3) as pilot:
+        assert "▸ columns" in await press(pilot, "tab", "tab", "tab", "shift+tab")
+        await pilot.press("down", "tab", "escape")
+        assert "▸ system" in await press(pilot, "shift+tab"), "back to where the focus was before"
+        await pilot.press("escape")
         await go_to_field(pilot, "optim.learning_rate")
-        assert "above 0" in await press(pilot, "ctrl+u", *"1e-x")
+        await pilot.press("ctrl+u", *"1e-x")
+        assert "above 0" in painted_text(pilot.app)
         shown = await wait_for_text(pilot, "✕ Input should be a valid number (got '1e-x')")
         assert "▸ learning rate         1e-x" in shown
-        shown = await press(pilot, "escape", "enter")
-        assert "3 of 5" in shown and "✕ optim.learning_rate: Input should be a valid number" in shown
+        await pilot.press("escape", "enter")
+        shown = await wait_for_text(pilot, "✕ optim.learning_rate: Input should be a valid number")
+        assert "3 of 5" in shown
         assert "* learning rate         1e-x" in shown
-        shown = await press(pilot, "escape", "enter")
+        shown = await press(pilot, "enter")
         assert "3 of 5" in shown and screen(pilot).draft.text("optim.learning_rate") == "1e-x"
         await go_to_field(pilot, "optim.learning_rate")
         await pilot.press("ctrl+r")
@@ -207,20 +138,19 @@ async def test_a_wrong_value_is_named_under_its_field_and_kept(home: Path) -> No
 
 
 async def test_what_is_typed_is_there_the_next_time_until_it_is_thrown_away(home: Path) -> None:
-    async with wizard(home) as pilot:
-        await next_step(pilot, 2)
-        await next_step(pilot, 3)
-        await type_into(pilot, "run.steps", "17")
+    async with wizard(home, step=2) as pilot:
+        await type_into(pilot, VALID, "held.jsonl")
         await wait_for(pilot, lambda: drafts.load(home) is not None, "the kept draft")
-        await press(pilot, "escape", "escape", "escape")
+        await press(pilot, "escape", "escape")
         assert not isinstance(pilot.app.screen, NewRunScreen)
         await press(pilot, "n")
         shown = await wait_for_text(pilot, "your draft is back")
         assert "grpo, 1 typed value; x starts anew" in shown
-        assert screen(pilot).draft.text("run.steps") == "17"
+        assert screen(pilot).draft.text(VALID) == "held.jsonl"
         await press(pilot, "x")
         assert screen(pilot).draft == Draft() and drafts.load(home) is None
-        await press(pilot, "j", "q")
+        await press(pilot, "j")
+        await press(pilot, "q")
         assert drafts.load(home) == Draft("dr_grpo")
 
 
@@ -231,29 +161,33 @@ TROUBLE = {  # what is typed into which field -> what is said
     "nothing": (TRAIN, "", "press g for sample rows"),
     "no held-out file": (VALID, "nowhere.jsonl", "no such data file"),
     "no model": (MODEL, "/no/model", "no config.json"),
-    "not on this machine": (MODEL, "somebody/some-model", "hf download somebody/some-model"),
+    "not on this machine": (MODEL, "somebody/some-model", "nor a model on this machine"),
 }
 
 
-@pytest.mark.parametrize("name", TROUBLE)
-async def test_a_file_that_cannot_be_used_is_said_with_its_remedy_and_the_next_step_waits(home: Path, name: str) -> None:
-    key, text, said = TROUBLE[name]
-    async with wizard(home, (120, 40)) as pilot:
-        await next_step(pilot, 2)
-        await type_into(pilot, key, text)
-        await wait_for_text(pilot, said)
-        shown = await press(pilot, "enter")
-        assert "2 of 5" in shown and "✕" in "".join(shown.splitlines()[-4:])
-        assert screen(pilot).draft.text(key) == text
-        entry = next(each for each in screen(pilot).step.entries() if each.field.key == key)
-        assert entry.value == text
+async def test_a_file_that_cannot_be_used_is_said_with_its_remedy_and_the_next_step_waits(home: Path) -> None:
+    async with wizard(home, (120, 40), step=2) as pilot:
+        for name, (key, text, said) in TROUBLE.items():
+            await type_into(pilot, key, text)
+            await wait_for_text(pilot, said)
+            shown = await press(pilot, "enter")
+            assert "2 of 5" in shown and "✕" in "".join(shown.splitlines()[-4:]), name
+            assert screen(pilot).draft.text(key) == text == entry(pilot, key).value, name
+            await go_to_field(pilot, key)
+            await pilot.press("ctrl+r", "escape")
+            await wait_for(pilot, lambda: screen(pilot).draft == Draft(), "the end of the trouble")
+        await go_to_field(pilot, MODEL)
+        await pilot.press("ctrl+u", *"a/b")
+        await wait_for_text(pilot, "not looked at yet")
+        assert "not looked at yet" in await press(pilot, "c"), "no beginning of a name is asked for"
+        await press(pilot, "escape")
+        await wait_for_text(pilot, "✕ a/bc: ")
 
 
 async def test_the_marked_problem_shows_its_row_and_remedy(home: Path) -> None:
     data = rows_file(home, *pairs(3), {"prompt": "first trouble"}, {"prompt": "second trouble"}, [1], *pairs(1))
     drafts.save(Draft().with_text(TRAIN, str(data)), home)
-    async with wizard(home) as pilot:
-        await next_step(pilot, 2)
+    async with wizard(home, step=2) as pilot:
         shown = await wait_for_text(pilot, '{"prompt": "first trouble"}')
         assert "⚠ ready with warnings: 7 rows, 4 usable" in shown
         assert re.search(r"▸ +2 x line 4 +✕ missing-field", shown) and "remedy" in shown
@@ -262,24 +196,21 @@ async def test_the_marked_problem_shows_its_row_and_remedy(home: Path) -> None:
         assert re.search(r"line 6 .*expected a JSON object", shown) and "[1]" in shown
         shown = await press(pilot, "j", "j", "j")
         assert "repeats an earlier row" in shown and "line 7" in shown
-        await next_step(pilot, 3)
 
 
 async def test_a_limit_that_leaves_no_prompt_is_said_and_can_be_raised_in_the_next_step(home: Path) -> None:
     """`What is 10+1?` has 13 characters, which the embedded model reads as as many tokens, with 3 of the chat around them."""
     drafts.save(Draft().with_text("sampling.max_prompt_tokens", "4").with_text(TRAIN, str(rows_file(home, *pairs(4)))), home)
-    async with wizard(home) as pilot:
-        await next_step(pilot, 2)
+    async with wizard(home, step=2) as pilot:
         shown = await wait_for_text(pilot, "every prompt is over the limit")
         assert "raise sampling.max_prompt_tokens" in shown and "16 to 16 tokens" in shown and "✕ unusable" in shown
         await next_step(pilot, 3)
 
 
 async def test_g_makes_sample_rows_that_are_ready(home: Path) -> None:
-    async with wizard(home) as pilot:
-        await next_step(pilot, 2)
+    async with wizard(home, step=2) as pilot:
         await press(pilot, "g")
-        made = home / "data" / "grpo-sample.jsonl"
+        made = home / "data" / "grpo-arithmetic-sample.jsonl"
         await wait_for_text(pilot, "✓ ready: 300 rows, 300 usable")
         assert "300 rows written to" in painted_text(pilot.app)
         assert screen(pilot).draft.text(TRAIN) == str(made) and screen(pilot).draft.text(VALID) == ""
@@ -292,11 +223,10 @@ async def test_g_makes_sample_rows_that_are_ready(home: Path) -> None:
         await wait_for(pilot, lambda: screen(pilot).draft.text(TRAIN).endswith("grpo-words-sample.jsonl"), "word problems")
 
 
-async def test_w_saves_a_config_that_trains_the_same(home: Path) -> None:
-    drafts.save(Draft("gspo").with_text("run.name", "a b/../c").with_text("run.steps", "3"), home)
-    async with wizard(home) as pilot:
-        for number in (2, 3, 4, 5):
-            await next_step(pilot, number)
+async def test_the_review_saves_what_trains_the_same_says_where_it_is_from_and_what_the_engine_refuses(home: Path) -> None:
+    draft = Draft("gspo").with_text("run.name", "a b/../c").with_text("run.steps", "3").with_text("rewards", "[{name: anser}]")
+    drafts.save(draft, home)
+    async with wizard(home, step=5) as pilot:
         await press(pilot, "w")
         shown = await wait_for_text(pilot, "saved to")
         saved = home / "configs" / "a-b-..-c.yaml"
@@ -305,6 +235,19 @@ async def test_w_saves_a_config_that_trains_the_same(home: Path) -> None:
         assert ready is not None and configs.dump(configs.load(saved).config) == configs.dump(ready) == saved.read_text()
         await press(pilot, "w")
         assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+        await pilot.resize_terminal(80, 150)  # all of it
+        shown = await press(pilot, "o")
+        assert re.search(r"method: gspo +chosen\n", shown) and re.search(r"type: lora +recipe\n", shown)
+        assert re.search(r"format: auto +default\n", shown) and "opened" not in shown
+        assert re.search(r"steps: 3 +typed\n", shown) and re.search(r"seed: 0 +default\n", shown)
+        assert not re.search(r"steps: 3 +typed\n", await press(pilot, "o"))
+
+        await pilot.press("enter")
+        shown = await wait_for_text(pilot, "✕ not started")
+        assert "anser" in shown and "5 of 5" in shown
+        assert await pilot.app.engine.runs() == []
+        assert screen(pilot).draft == draft == drafts.load(home)
 
 
 def test_another_config_of_the_same_name_gets_a_number(home: Path) -> None:
@@ -316,26 +259,13 @@ def test_another_config_of_the_same_name_gets_a_number(home: Path) -> None:
     assert configs.load(home / "configs" / "grpo-demo-2.yaml").config.run.steps == 4
 
 
-async def test_what_the_engine_refuses_at_the_start_is_said_and_nothing_is_lost(home: Path) -> None:
-    drafts.save(Draft().with_text("rewards", "[{name: anser}]"), home)
-    async with wizard(home) as pilot:
-        for number in (2, 3, 4, 5):
-            await next_step(pilot, number)
-        await pilot.press("enter")
-        shown = await wait_for_text(pilot, "✕ not started")
-        assert "anser" in shown and "5 of 5" in shown
-        assert await pilot.app.engine.runs() == []
-        assert screen(pilot).draft.text("rewards") == "[{name: anser}]" and drafts.load(home) == screen(pilot).draft
-
-
 def strange(text: str) -> list[str]:
     """Characters that a terminal would obey or reorder by."""
     bidi = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
     return [c for c in text if c != "\n" and (unicodedata.category(c) == "Cc" or unicodedata.bidirectional(c) in bidi)]
 
 
-@pytest.mark.parametrize("size", SIZES)
-async def test_hostile_rows_and_names_are_shown_as_text(home: Path, size: tuple[int, int]) -> None:
+async def test_hostile_rows_and_names_are_shown_as_text(home: Path) -> None:
     folder = home / HOSTILE.replace("/", "|").replace("\x00", "0")
     folder.mkdir()
     rows = [
@@ -353,31 +283,52 @@ async def test_hostile_rows_and_names_are_shown_as_text(home: Path, size: tuple[
     for key, text in typed.items():
         draft = draft.with_text(key, text)
     drafts.save(draft, home)
-    seen = ""
-    async with wizard(home, size) as pilot:
+    seen: list[str] = []
+    async with wizard(home) as pilot:
+
+        async def look() -> None:
+            """At the one size and the other, by turns."""
+            await pilot.resize_terminal(*SIZES[len(seen) % 2])
+            await settled(pilot)
+            seen.append(painted_text(pilot.app))
+
         await next_step(pilot, 2)
         await wait_for_text(pilot, "unusable")
-        for _ in range(10):
-            seen += await press(pilot, "j")
-        assert "unusable" in painted_text(pilot.app) and "[/INST]" in seen and "[@click=app.quit]" in seen and "漢字" in seen
+        for _ in range(6):
+            await press(pilot, "j")
+            await look()
+        assert all(text in "".join(seen) for text in ("unusable", "[/INST]", "[@click=app.quit]", "漢字"))
         rows_file(folder, *rows[:4])
         await type_into(pilot, VALID, "datasets/arithmetic-heldout.jsonl")
         await wait_for_text(pilot, "ready with warnings")
+        await press(pilot, "m")
+        await wait_for_text(pilot, "the first row")
+        await press(pilot, "j", "j", "right", "right")
+        await look()
+        await press(pilot, "escape")
         for number in (3, 4, 5):
-            seen += await next_step(pilot, number)
-        for _ in range(8):
-            seen += await press(pilot, "pagedown")
+            await next_step(pilot, number)
+            await look()
+        await press(pilot, "o")
+        for _ in range(4):
+            await press(pilot, "pagedown")
+            await look()
         await press(pilot, "w")
-        seen += await wait_for_text(pilot, "saved to")
-    assert strange(seen) == []
-    assert "␛" in seen
+        seen.append(await wait_for_text(pilot, "saved to"))
+    assert strange("".join(seen)) == []
+    assert "␛" in "".join(seen)
 
 
 async def test_a_terminal_without_unicode_gets_ascii(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DROID_TUNE_GLYPHS", "ascii")
     async with wizard(home, (120, 40)) as pilot:
-        shown = painted_text(pilot.app)
-        for number in (2, 3, 4):
+        shown = painted_text(pilot.app) + await press(pilot, "p")
+        await press(pilot, "escape")
+        shown += await next_step(pilot, 2)
+        await press(pilot, "m")
+        shown += await wait_for_text(pilot, "the first row")
+        await press(pilot, "escape")
+        for number in (3, 4):
             shown += await next_step(pilot, number)
         shown += await wait_for_text(pilot, "+ fits")
     shown = shown.translate(dict.fromkeys(range(0x2581, 0x2589)))  # the ends of a scroll bar, which Textual draws
@@ -385,12 +336,11 @@ async def test_a_terminal_without_unicode_gets_ascii(home: Path, monkeypatch: py
 
 
 async def test_control_characters_cannot_be_pasted(home: Path) -> None:
-    async with wizard(home) as pilot:
-        await next_step(pilot, 2)
+    async with wizard(home, step=2) as pilot:
         await go_to_field(pilot, MODEL)
         for text in ("\x1b[31mred", "", "\n", "a\x9bb", "\u202ex"):
             pilot.app.post_message(events.Paste(text))
-            await settle(pilot)
+            await settled(pilot)
         assert screen(pilot).draft.text(MODEL) == "demo"
         pilot.app.post_message(events.Paste("-[/INST]漢"))
         await wait_for(pilot, lambda: screen(pilot).draft.text(MODEL) == "demo-[/INST]漢", "what can be pasted")

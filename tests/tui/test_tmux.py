@@ -13,6 +13,7 @@ import pytest
 from engine.api import Engine, Run
 from engine.runs import record as records
 from engine.runs.record import lock_is_held
+from tests.support import warm
 from tests.support.live import await_condition, await_event, kill, small_config
 from tests.tui.support import COMMAND, Tmux
 
@@ -21,18 +22,44 @@ LEFT = "LEFT WITH"
 THEN_SHELL = f"; echo {LEFT} $?; exec cat"  # what the shell shows once the app is gone stays on the screen
 
 
+# Most of a step is a wait, so that a run that is only looked at leaves the processor to the app.
+SLOW = """
+import time
+
+def patient(prompts, completions):
+    time.sleep(0.3)
+    return [float(len(completion)) for completion in completions]
+"""
+
+
 @pytest.fixture
 def home(_own_home: Path) -> Iterator[Path]:
     """An empty home; workers that are alive at the end of the test are killed."""
     yield _own_home
-    for record in records.list_runs(_own_home):
+    _end_runs(_own_home)
+
+
+def _end_runs(home: Path) -> None:
+    for record in records.list_runs(home):
         if lock_is_held(record):
             kill(Run(record))
 
 
-def _start(home: Path, **overrides: object) -> Run:
-    """A real run of many short steps, past its first."""
-    run = asyncio.run(Engine(home).start(small_config("grpo", run__steps=5000, run__name="long", **overrides)))
+@pytest.fixture(scope="module")
+def viewed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """A real run for tests that only look, in a home of its own."""
+    home = tmp_path_factory.mktemp("viewed")
+    yield _start(home)
+    _end_runs(home)
+
+
+def _start(home: Path) -> Run:
+    """A real run of many steps, past its first."""
+    (home / "slow.py").write_text(SLOW)
+    rewards = [{"name": "patient", "file": str(home / "slow.py")}]
+    config = small_config("grpo", rewards=rewards, run__steps=5000, run__name="long", run__eval_every=5000)
+    with warm.workers():
+        run = asyncio.run(Engine(home).start(config))
     await_event(run, 0, lambda event: event.type == "step")
     return run
 
@@ -84,9 +111,9 @@ def test_pause_and_stop_by_keys_are_answered_by_the_worker(home: Path) -> None:
         terminal.wait_for(LEFT)
 
 
-def test_the_screen_follows_its_size(home: Path) -> None:
+def test_the_screen_follows_its_size(viewed: Run) -> None:
     """Also where the shell exports COLUMNS and LINES, as some do."""
-    run = _start(home)
+    run, home = viewed, viewed.record.folder.parents[1]
     exported = {"COLUMNS": "80", "LINES": "24"}
     with Tmux(80, 24, f"{APP} attach {run.id}", home=home, environment=exported) as terminal:
         terminal.wait_for("q leave it")
@@ -103,8 +130,8 @@ def test_the_screen_follows_its_size(home: Path) -> None:
         _steps_move(terminal, run)
 
 
-def test_two_viewers_watch_one_run_and_a_killed_terminal_does_not_stop_it(home: Path) -> None:
-    run = _start(home)
+def test_two_viewers_watch_one_run_and_a_killed_terminal_does_not_stop_it(viewed: Run) -> None:
+    run, home = viewed, viewed.record.folder.parents[1]
     pid = run.record.summary().pid
     with Tmux(80, 24, f"{APP} attach {run.id}", home=home) as first, Tmux(120, 40, APP, home=home) as second:
         second.wait_for("▸ ● running")
@@ -124,8 +151,8 @@ def test_two_viewers_watch_one_run_and_a_killed_terminal_does_not_stop_it(home: 
         _steps_move(third, run)
 
 
-def test_without_colour_nothing_is_coloured(home: Path) -> None:
-    run = _start(home)
+def test_without_colour_nothing_is_coloured(viewed: Run) -> None:
+    run, home = viewed, viewed.record.folder.parents[1]
     with Tmux(80, 24, APP, home=home, environment={"NO_COLOR": "1"}) as terminal:
         terminal.wait_for(run.id)
         terminal.send("t")

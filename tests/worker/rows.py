@@ -38,9 +38,9 @@ def plain(policy: Policy, row: Row, temperature: float) -> np.ndarray:
     return np.array([logprobs[start + place, token].item() for place, token in enumerate(row.tokens)])
 
 
-def nudge(policy: Policy) -> None:
+def nudge(policy: Policy, size: float = 0.05) -> None:
     """Move every trained weight, so that an adapter does something (a fresh LoRA adds exactly 0)."""
     moved = [
-        (name, value + 0.05 * mx.random.normal(value.shape, key=mx.random.key(7))) for name, value in policy.trainable().items()
+        (name, value + size * mx.random.normal(value.shape, key=mx.random.key(7))) for name, value in policy.trainable().items()
     ]
     policy.model.load_weights(moved, strict=False)

@@ -244,6 +244,7 @@ def test_a_loss_that_is_not_finite_trips_no_other_canary(blank_folder: Path, tmp
     assert found.kinds == {"non-finite"} and len(found.warnings) == 6
 
 
+@pytest.mark.usefixtures("warm_workers")
 async def test_a_worker_of_its_own_says_it_too(tmp_path: Path) -> None:
     """The embedded model, whose shortest answer has five tokens, cut after three."""
     _, state = await finish(tmp_path, small_config("grpo", sampling__max_completion_tokens=3, run__steps=5))

@@ -16,6 +16,8 @@ from engine.runs.journal import JournalReader, JournalWriter
 from engine.worker.companion import Companion, StopRequested
 from tests.support.live import await_condition, await_event, events, small_config
 
+pytestmark = pytest.mark.usefixtures("warm_workers")
+
 
 async def begun(home: Path) -> Run:
     """A run whose worker has just started to load."""

@@ -207,13 +207,15 @@ def test_gradient_agrees_with_central_differences_where_ratios_are_clipped(
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_splitting_into_micro_batches_changes_nothing(nudged: dict[str, Policy], name: str) -> None:
+    """No number by more than 1e-6 of the gradient's norm: about 1 for a mean over tokens, 24 for a sum over them."""
     policy, objective = nudged["full"], OBJECTIVES[name]
     rows, old, ref = case(policy, objective)
     whole = gradient(policy, objective, pack(rows, 16, old=old, ref=ref))
+    norm = np.sqrt(sum(float((value**2).sum()) for value in whole.values()))
     for size in (1, 3):
         parts = gradient(policy, objective, pack(rows, size, old=old, ref=ref))
         for key, value in whole.items():
-            np.testing.assert_allclose(parts[key], value, rtol=0, atol=2e-6)
+            np.testing.assert_allclose(parts[key], value, rtol=0, atol=1e-6 * norm)
 
 
 @pytest.mark.parametrize("name", ["grpo without kl", "dr_grpo", "gspo", "dapo", "cispo", "rloo"])
@@ -225,7 +227,7 @@ def test_leaving_out_rows_without_advantage_changes_nothing(nudged: dict[str, Po
     assert len(kept) < len(rows)
     fewer = gradient(policy, objective, pack(kept, 16, old=old, ref=ref))
     for key, value in whole.items():
-        np.testing.assert_allclose(fewer[key], value, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(fewer[key], value, rtol=0, atol=2e-6)  # other micro-batches: rounding
 
 
 @pytest.mark.parametrize("name", ["gspo", "gspo_token"])

@@ -112,6 +112,7 @@ def warnings(found: list[Event]) -> list[Event]:
     return [event for event in found if event.type == "warning" and event.fields["kind"] == "non-finite"]
 
 
+@pytest.mark.usefixtures("warm_workers")
 async def test_a_run_recovers_from_a_row_that_it_names(poisoned_folder: Path, tmp_path: Path) -> None:
     """8 rows, 4 a step, 6 steps: three epochs, each of which meets the poisoned row once. All other steps are applied, the run
     finishes although two skipped updates in a row would end it, and the newest kept checkpoint outlives newer ones."""
@@ -143,6 +144,7 @@ async def test_a_run_recovers_from_a_row_that_it_names(poisoned_folder: Path, tm
     assert left == {"step-000006", Path(saved[-1]["path"]).name}
 
 
+@pytest.mark.usefixtures("warm_workers")
 async def test_weights_that_blow_up_end_the_run_and_it_says_what_to_do(tmp_path: Path) -> None:
     """SGD at 1e30, four mini-batches a step: the first update breaks the weights, the three others of step 1 are skipped, and
     the third ends the run. Resumed, the run takes up the count: the same update is skipped and ends it at once."""
@@ -175,6 +177,7 @@ async def test_weights_that_blow_up_end_the_run_and_it_says_what_to_do(tmp_path:
     assert not [event for event in again if event.type == "checkpoint"]  # it is there already
 
 
+@pytest.mark.usefixtures("warm_workers")
 @pytest.mark.parametrize("recipe", ["grpo", "rloo"])
 async def test_scores_that_are_no_numbers_are_not_taken_for_equal_rewards(tmp_path: Path, recipe: str) -> None:
     """SGD at 1e30 and a single update a step, no KL in the loss: the broken weights sample garbage of equal rewards, whose

@@ -74,6 +74,7 @@ def test_step_values_become_token_advantages(tmp_path: Path) -> None:
     assert without.token_advantages == ((0, 0, -1, -1), (0,) * 5)
 
 
+@pytest.mark.usefixtures("warm_workers")
 async def test_a_run_with_every_option_on_resumes_to_the_same_bits(tmp_path: Path) -> None:
     """Process rewards, dynamic sampling, soft overlong, masked cuts, an entropy mask and bonus, capped weights, a reference that
     follows: killed between two updates, after both kinds of scores and refills were made, and resumed."""

@@ -128,6 +128,7 @@ def test_a_checkpoint_brings_the_reference_back(
     assert np.array_equal(reference_logits(resumed), reference_logits(policy))
 
 
+@pytest.mark.usefixtures("warm_workers")
 async def test_a_run_resumes_with_the_reference_that_it_had(tmp_path: Path) -> None:
     """The reference moves at steps 2 and 3; killed between step 3's updates, the run ends with the bits of one that was not."""
     moving = {"beta": 0.1, "ref_sync_every": 1, "ref_sync_mix": 0.5, "minibatches": 2}

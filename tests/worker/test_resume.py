@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from engine.api import Engine, Run
 from engine.config import RunConfig
 from engine.runs.journal import Event
+from tests.support import warm
 from tests.support.live import assert_same_bits, await_condition, await_event, events, finish, kill, outcome, small_config
+
+pytestmark = pytest.mark.usefixtures("warm_workers")
 
 SLOW_JUDGE = '''
 import time
@@ -105,28 +109,38 @@ async def test_grpo_killed_at_ten_moments_ends_with_the_same_bits(tmp_path: Path
 
 
 async def test_sft_killed_at_ten_moments_ends_with_the_same_bits(tmp_path: Path) -> None:
-    config = small_config("sft", run__steps=60, run__eval_every=10, run__checkpoint_every=4, adapter__dropout=0.1)
+    config = small_config("sft", run__steps=30, run__eval_every=10, run__checkpoint_every=4, adapter__dropout=0.1)
     at_step = lambda step: until(lambda e: e.type == "step" and e.fields["step"] >= step)  # noqa: E731
     moments = {
         "while loading": until(lambda e: e.type == "started"),
         "base evaluation": until(phase("eval", 0)),
         "first update": until(phase("update", 1, 0)),
         "checkpoint write": checkpoint_being_written,
-        "step 9": at_step(9),
-        "evaluation": until(phase("eval", 20)),
-        "step 26": at_step(26),
+        "step 6": at_step(6),
+        "evaluation": until(phase("eval", 10)),
+        "step 14": at_step(14),
         "another checkpoint write": checkpoint_being_written,
-        "step 47": at_step(47),
-        "last step": at_step(60),
+        "step 23": at_step(23),
+        "last step": at_step(30),
     }
     await assert_same_as_uninterrupted(tmp_path, config, moments)
 
 
+FULL = {"adapter": {"type": "full"}, "objective": {"minibatches": 4, "beta": 0.02}, "run__keep_checkpoints": 9}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """How a run of full weights ends in one go."""
+    with warm.workers():
+        whole, _ = asyncio.run(finish(tmp_path_factory.mktemp("whole"), small_config("gspo", run__steps=3, **FULL)))
+    return outcome(whole)
+
+
 @pytest.mark.parametrize("verb", ["stop", "pause"])
-async def test_a_stop_or_a_pause_changes_no_bit(tmp_path: Path, verb: str) -> None:
+async def test_a_stop_or_a_pause_changes_no_bit(tmp_path: Path, uninterrupted: dict[str, Any], verb: str) -> None:
     """Stopped in the middle of a step and resumed, or paused and un-paused: the run ends as if nothing had been."""
-    full = {"adapter": {"type": "full"}, "objective": {"minibatches": 4, "beta": 0.02}}
-    config = small_config("gspo", run__steps=3, run__keep_checkpoints=9, **full)
+    config = small_config("gspo", run__steps=3, **FULL)
     run = await Engine(tmp_path / "a").start(config)
     await asyncio.to_thread(await_event, run, 0, phase("update", 2, 1))
     await (run.stop() if verb == "stop" else run.pause())
@@ -138,8 +152,7 @@ async def test_a_stop_or_a_pause_changes_no_bit(tmp_path: Path, verb: str) -> No
         assert (await run.state()).state == "paused"
     assert await run.resume() in ("started", "accepted", "done")
     assert (await run.wait()).state == "finished"
-    whole, _ = await finish(tmp_path / "b", config)
-    assert_same_bits(outcome(run), outcome(whole))
+    assert_same_bits(outcome(run), uninterrupted)
 
 
 async def test_a_run_resumed_on_other_data_says_so(tmp_path: Path) -> None:

@@ -168,6 +168,7 @@ def test_an_evaluation_without_any_reward_is_worse_than_every_other(make_policy:
     assert (found.metrics["reward"], found.metrics["n"]) == (None, 0)
 
 
+@pytest.mark.usefixtures("warm_workers")
 async def test_the_rate_follows_the_updates_of_the_whole_run(tmp_path: Path) -> None:
     """Three steps of 2 mini-batches x 2 passes: 12 updates, the first 3 of them warm-up (a quarter). A step reports its last
     update's rate, numbers 3, 7 and 11: (number - 3) / 9 of the way down to 0, so 1e-3 x (1, 5/9, 1/9)."""

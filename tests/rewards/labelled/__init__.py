@@ -16,6 +16,7 @@ class Label:
     cheat: str = ""
     prompt: str = "p"
     columns: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def row(completion: str, score: float | None, *, prompt: str = "p", **columns: Any) -> Label:

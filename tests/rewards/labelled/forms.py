@@ -85,6 +85,34 @@ LENGTH_TARGET = [
     cheat("empty tags are two words each", "<think></think><answer></answer>", 0, target_length=2),
 ]
 
+OF_20 = {"max_tokens": 20, "cache": 8}  # falls from 12 tokens on
+
+
+def of_tokens(count: int | None, score: float | None, trick: str = "", text: str = "x", **options: int) -> Label:
+    """A completion of so many tokens; the limit is 20 of them."""
+    columns = {} if count is None else {"completion_ids": [7] * count}
+    return Label(text, score, trick, columns=columns, options=options or OF_20)
+
+
+SOFT_OVERLONG = [
+    of_tokens(0, 0),
+    of_tokens(5, 0),
+    of_tokens(12, 0),
+    of_tokens(13, -1 / 8),
+    of_tokens(16, -0.5),
+    of_tokens(20, -1),
+    of_tokens(21, -1),
+    of_tokens(16, 0, max_tokens=20),  # the last 4 of 20, a fifth
+    of_tokens(18, -0.5, max_tokens=20),
+    of_tokens(3, -1, max_tokens=2, cache=2),
+    of_tokens(None, None),
+    of_tokens(20, -1, "few characters of many tokens", ""),
+    of_tokens(20, -1, "tokens of nothing that is seen", "\u200b"),
+    of_tokens(19, -7 / 8, "stops a token before the limit", "x" * 9),
+    of_tokens(400, -1, "the answer first, then whatever fills the time", GOOD + "x" * 99),
+    of_tokens(14, -0.25, "many characters in few tokens do not count: only tokens do", "x" * 4000),
+]
+
 REPETITION = [
     row("", 0),
     row("one two", 0),
@@ -127,6 +155,7 @@ LABELS: dict[str, list[Label]] = {
     "think_answer_soft": THINK_ANSWER_SOFT,
     "tag_count": TAG_COUNT,
     "length_target": LENGTH_TARGET,
+    "soft_overlong": SOFT_OVERLONG,
     "repetition": REPETITION,
     "language": LANGUAGE,
 }

@@ -55,6 +55,8 @@ DOMAIN = [
     row("The limitation period began in May.", 1, domain_context=["limitation period"]),
     row("The limitation period began.", 0.5, domain_context=None, required_terms=["limitation period", "notice"]),
     row("We give notice to the tenant.", 1, domain_context=None, required_elements="notice"),
+    cheat("a list of terms between tags", "<think>clearance, half-life</think>", 0, domain_context=DOSE),
+    cheat("terms padded with tags", "<think><answer>clearance</answer></think>", 0, domain_context=DOSE),
     row("x", None, domain_context="You are a pharmacist."),
     row("x", None, domain_context=None),
     row("x", None, domain_context={"region": "EU"}),

@@ -7,27 +7,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
-
-from textual.content import Content
+from typing import TYPE_CHECKING, Literal
 
 from engine import config as configs
-from engine.config import RunConfig
+from engine import data_names
+from engine.config import RewardConfig, RunConfig
 from engine.data import rows, validate
-from engine.data.validate import DataReport, TokenLengths
+from engine.data.validate import DataReport, ProblemGroup
 from engine.errors import InputError
 from engine.safe_text import safe_text
-from tui.screens.new_run.parts import columns
+
+if TYPE_CHECKING:
+    from engine.api import Engine
 
 Role = Literal["data", "held-out"]
-VERDICTS = {"ready": "✓", "ready with warnings": "⚠", "unusable": "✕"}
 ROW_CHARACTERS = 2000  # of a data row that are read and shown
-_TERSE = "✕ {}"
+NO_DATA = InputError("no data file yet", where="", remedy="type its path, or press g for sample rows")
+BY_COLUMNS = "press m to say which column is which"
+OF_COLUMNS = frozenset({"no-format", "missing-field", "no-reference", "refused-format"})
 
 
 @dataclass(frozen=True, slots=True)
 class FileCheck:
-    """One data file: `found` is None while it is being read; with `measuring` lengths are still to come."""
+    """One data file: `found` is None while it is being read, and of a data set of the hub; with `measuring` its lengths, and what
+    the rewards give its rows, are still to come."""
 
     role: Role
     path: Path
@@ -89,31 +92,29 @@ def first_obstacle(config: RunConfig) -> str:
         return said(model)
     try:
         for path in (config.data.train, config.data.valid):
-            if path is not None:
+            if path is not None and not is_of_hub(path):
                 rows.check_file(Path(path))
     except InputError as error:
         return said(error)
     return ""
 
 
-def check_file(path: Path, config: RunConfig, tokenizer: Path | None) -> DataReport | InputError:
-    """The data file as the config's method will use it."""
-    data, limits = config.data, config.sampling
+async def check_file(
+    engine: Engine, file: FileCheck, config: RunConfig, tokenizer: Path | None, rewards: Sequence[RewardConfig] = ()
+) -> DataReport | InputError:
+    """The data file as the config's method will use it; with rewards, what these give its rows' own answers."""
+    settings = validate.as_configured(config)
+    if file.role == "held-out":
+        settings["valid"] = None
     try:
-        return validate.validate(
-            path,
-            config.method,
-            format=data.format,
-            columns=data.columns,
-            system=data.system,
-            tokenizer=tokenizer,
-            max_prompt_tokens=limits.max_prompt_tokens,
-            max_completion_tokens=limits.max_completion_tokens,
-            targets=data.targets,
-            valid=Path(data.valid) if data.valid is not None and path == Path(data.train) else None,
-        )
+        return await engine.validate(file.path, config.method, tokenizer, rewards=rewards, **settings)
     except InputError as error:
         return error
+
+
+def is_of_hub(source: str) -> bool:
+    """Whether a config's data is a data set of the hub: the run fetches it, and looking at it would fetch it here."""
+    return not Path(source).is_absolute() and data_names.hub_id(source) is not None
 
 
 def read_line(path: Path, number: int) -> str:
@@ -142,19 +143,24 @@ def troubles(files: Sequence[FileCheck]) -> tuple[Trouble, ...]:
         report = file.found
         if not isinstance(report, DataReport):
             continue
+        path = Path(report.path)  # of a folder its train file
         for group in report.problems:
             what = f"{group.kind}: {group.reason}"
             for place, line in enumerate(group.lines):
-                found.append(Trouble(file.path, line, group.count if place == 0 else 0, True, what, group.remedy))
+                found.append(Trouble(path, line, group.count if place == 0 else 0, True, what, remedy(group)))
         for group in report.warnings:
             for place, line in enumerate(group.lines or (1,)):
                 what = f"{group.kind}: {group.reason}"
-                found.append(Trouble(file.path, line, group.count if place == 0 else 0, False, what, group.remedy))
+                found.append(Trouble(path, line, group.count if place == 0 else 0, False, what, remedy(group)))
         for place, line in enumerate(report.duplicate_lines):
             count = report.duplicates if place == 0 else 0
-            remedy = "harmless, but the row counts twice"
-            found.append(Trouble(file.path, line, count, False, "repeats an earlier row", remedy))
+            found.append(Trouble(path, line, count, False, "repeats an earlier row", "harmless, but the row counts twice"))
     return tuple(found)
+
+
+def remedy(group: ProblemGroup) -> str:
+    """What to do about a group of rows: with the key, where other columns can help."""
+    return f"{BY_COLUMNS}, or: {group.remedy}" if group.kind in OF_COLUMNS else group.remedy
 
 
 def said(error: InputError, key: str = "") -> str:
@@ -162,44 +168,3 @@ def said(error: InputError, key: str = "") -> str:
     what = error.what.removeprefix(f"{key}: ") if key else error.what
     place = "" if key else error.where.removeprefix("config").removeprefix(": ")
     return safe_text(": ".join(part for part in (place, what) if part) + (f" ({error.remedy})" if error.remedy else ""))
-
-
-def report(checks: Checks, model: str, width: int) -> Content:
-    """The report, line by line as it comes in."""
-    lines: list[tuple[str, str]] = []
-    if checks.model is None:
-        lines.append(("model", "checking ..."))
-    elif isinstance(checks.model, InputError):
-        lines.append(("model", _TERSE.format(said(checks.model))))
-    else:
-        where = "the embedded model" if model == "demo" else safe_text(str(checks.model))
-        lines.append(("model", f"✓ found: {where}"))
-    for file in checks.files:
-        lines += _file_lines(file)
-    return columns(lines, width, 10, indent=0)
-
-
-def _file_lines(file: FileCheck) -> list[tuple[str, str]]:
-    found = file.found
-    if found is None:
-        return [(file.role, "checking ...")]
-    if isinstance(found, InputError):
-        return [(file.role, _TERSE.format(said(found)))]
-    amount = f"{found.rows:,} rows, {found.usable:,} usable, format {found.format}"
-    lines: list[tuple[str, str]] = [(file.role, f"{VERDICTS[found.verdict]} {found.verdict}: {amount}")]
-    if all_too_long(found):
-        lines.append(("", "every prompt is over the limit: raise sampling.max_prompt_tokens in the next step"))
-    elif file.role == "held-out":
-        return lines
-    for label, lengths in (("prompts", found.prompt_tokens), ("targets", found.completion_tokens)):
-        if lengths is not None:
-            lines.append((label, _lengths(lengths)))
-        elif file.measuring and label == "prompts":
-            lines.append((label, "counting tokens ..."))
-    return lines
-
-
-def _lengths(found: TokenLengths) -> str:
-    over = f"{found.over_limit:,}" if found.over_limit else "none"
-    spread = f"{found.min} to {found.max} tokens, median {found.median:g}, 95% within {found.p95}"
-    return f"{spread}; {over} over the limit of {found.limit}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from textual.app import ComposeResult
 from textual.content import Content
 from textual.widget import Widget
@@ -12,7 +14,9 @@ from tui import forms
 from tui.draft import DEMO, Draft
 from tui.forms import MODEL, Field
 from tui.screens.new_run.checks import said
-from tui.screens.new_run.parts import Entry, FieldRow, Paper, Scroll, Step, columns
+from tui.screens.new_run.fields import Entry, FieldRow
+from tui.screens.new_run.parts import Paper, Scroll, columns
+from tui.screens.new_run.step import Step
 
 HELP_LINES = 4
 
@@ -21,6 +25,7 @@ class ConfigureStep(Step):
     """Groups of fields; below them what the present one means."""
 
     TITLE = "configure"
+    ACTIONS: ClassVar[frozenset[str]] = frozenset({"next_field", "previous_field"})
     DEFAULT_CSS = f"""
     ConfigureStep > Scroll {{ margin-top: 1; }}
     ConfigureStep .group {{ color: $text-muted; text-style: bold; height: 1; }}

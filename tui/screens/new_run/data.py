@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 from textual import on, work
 from textual.app import ComposeResult
@@ -12,36 +13,41 @@ from textual.content import Content
 from textual.timer import Timer
 from textual.widget import Widget
 
-from engine.config import RunConfig
+from engine.config import RewardConfig, RunConfig
 from engine.data.validate import DataReport
 from engine.errors import InputError
 from engine.safe_text import safe_text
 from tui import forms
-from tui.forms import FILE_KEYS, MODEL, TRAIN, VALID
+from tui.draft import DEMO, Draft
+from tui.forms import FILE_KEYS, MODEL, REWARDS, TRAIN, VALID
 from tui.screens.new_run.checks import (
+    NO_DATA,
     Checks,
     FileCheck,
     Trouble,
     check_file,
     check_model,
     first_obstacle,
+    is_of_hub,
     read_line,
-    report,
     said,
     troubles,
 )
-from tui.screens.new_run.parts import FieldRow, Paper, Rows, Scroll, Step, columns, wrapped
+from tui.screens.new_run.fields import Entry, FieldRow
+from tui.screens.new_run.parts import Paper, Rows, Scroll, columns, wrapped
+from tui.screens.new_run.report import report
+from tui.screens.new_run.step import Step
 
 SAMPLE_ROWS, SAMPLE_SEED = 300, 0
 SETTLE_SECONDS = 0.25  # after the last key, before files are read
 LABELS = {MODEL: "model", TRAIN: "data file", VALID: "held-out file"}
-NO_DATA = InputError("no data file yet", where="", remedy="type its path, or press g for sample rows")
 
 
 class DataStep(Step):
     """Three fields, the report on what they name, and the rows that cannot be used."""
 
     TITLE = "model and data"
+    ACTIONS: ClassVar[frozenset[str]] = frozenset({"next_field", "previous_field", "sample", "columns", "profile"})
     DEFAULT_CSS = """
     DataStep > FieldRow:first-of-type { margin-top: 1; }
     DataStep > #report { margin-top: 1; }
@@ -54,6 +60,7 @@ class DataStep(Step):
         self._checked: RunConfig | None = None  # what `checks` is about
         self._troubles: tuple[Trouble, ...] = ()
         self._settling: Timer | None = None
+        self._waits = False  # for the end of a model's name
 
     def compose(self) -> ComposeResult:
         for key in FILE_KEYS:
@@ -72,7 +79,8 @@ class DataStep(Step):
         for row in self.query(FieldRow):
             text = safe_text(draft.text(row.field.key))
             if row.entry.value != text and not row.entry.has_focus:
-                row.entry.value = text
+                row.entry.show(text)
+        self._report()
 
     def draft_checked(self) -> None:
         """Look at the files, once typing has paused."""
@@ -83,6 +91,9 @@ class DataStep(Step):
             row.error = "" if error is None else said(error, row.field.key)
         if self._settling is not None:
             self._settling.stop()
+        if self._checked is not None and self._checked == self.flow.checked.config:
+            self._show(self.checks)
+            return
         self._settling = self.set_timer(SETTLE_SECONDS, self._look)
 
     async def obstacle(self) -> str:
@@ -101,9 +112,12 @@ class DataStep(Step):
     @work(exclusive=True, group="checks", exit_on_error=False)
     async def _look(self) -> None:
         """Fill in the report, the quick things first. A later call ends an earlier one."""
-        config, draft = self.flow.checked.config, self.flow.draft
-        self._checked = config
-        if config is None:
+        if not self.is_attached:  # the step was left before this began
+            return
+        config, draft, engine = self.flow.checked.config, self.flow.draft, self.flow.engine
+        self._waits = config is not None and self._is_being_named(config.model)
+        self._checked = None if self._waits else config
+        if config is None or self._waits:
             self._show(Checks())
             return
         if not draft.text(TRAIN).strip():
@@ -114,26 +128,41 @@ class DataStep(Step):
             files.append(FileCheck("held-out", Path(config.data.valid)))
         checks = self._show(Checks(None, tuple(files)))
         for place, file in enumerate(files):
-            files[place] = replace(file, found=await asyncio.to_thread(check_file, file.path, config, None), measuring=True)
+            if not is_of_hub(str(file.path)):
+                files[place] = replace(file, found=await check_file(engine, file, config, None), measuring=True)
             checks = self._show(replace(checks, files=tuple(files)))
         model = await asyncio.to_thread(check_model, config.model)
         checks = self._show(replace(checks, model=model))
         for place, file in enumerate(files):
-            if isinstance(model, Path) and not isinstance(file.found, InputError):
-                file = replace(file, found=await asyncio.to_thread(check_file, file.path, config, model))
+            if isinstance(model, Path) and isinstance(file.found, DataReport):
+                rewards = tried(draft, config) if file.role == "data" else ()
+                file = replace(file, found=await check_file(engine, file, config, model, rewards))
             files[place] = replace(file, measuring=False)
             checks = self._show(replace(checks, files=tuple(files)))
 
+    def _is_being_named(self, model: str) -> bool:
+        """Whether a model's name is being typed: every beginning of it would be looked for, on the hub too."""
+        focused = self.screen.focused
+        is_name = model != DEMO and not Path(model).is_absolute()
+        return is_name and isinstance(focused, Entry) and focused.field.key == MODEL
+
+    def on_descendant_blur(self) -> None:
+        if self._waits:
+            self._look()
+
     def _show(self, checks: Checks) -> Checks:
         self.checks = checks
-        model = self.flow.draft.text(MODEL)
-        self.query_one("#report", Paper).drawing = lambda width: report(checks, model, width)
+        self._report()
         found = troubles(checks.files)
         if found != self._troubles:
             self._troubles = found
             self.query_one(Rows).rows = tuple(trouble.row() for trouble in found)
         self._open_row()
         return checks
+
+    def _report(self) -> None:
+        checks, draft = self.checks, self.flow.draft
+        self.query_one("#report", Paper).drawing = lambda width: report(checks, draft, width)
 
     @on(Rows.Moved)
     def _moved(self) -> None:
@@ -146,7 +175,7 @@ class DataStep(Step):
         if self._troubles:
             shown = self._troubles[self.query_one(Rows).index]
         elif data and isinstance(data[0].found, DataReport):
-            shown = Trouble(data[0].path, 1, 0, False, "as an example", "")
+            shown = Trouble(Path(data[0].found.path), 1, 0, False, "as an example", "")
         else:
             paper.drawing = lambda width: Content("")
             return
@@ -154,26 +183,38 @@ class DataStep(Step):
             text = await asyncio.to_thread(read_line, shown.path, shown.line)
         except OSError as error:
             text = f"the file cannot be read any more: {error.strerror}"
+        except InputError as error:
+            text = f"the file cannot be read any more: {said(error)}"
         paper.drawing = lambda width: row_text(shown, text, width)
 
     @work(exclusive=True, group="sample", exit_on_error=False)
     async def make_sample(self) -> None:
         """Write sample rows for the method, unless an earlier time did, and use them."""
         draft, engine = self.flow.draft, self.flow.engine
-        topic = draft.topic()
-        name = f"{draft.method}-sample.jsonl" if topic == "arithmetic" else f"{draft.method}-{topic}-sample.jsonl"
-        path = engine.home / "data" / name
+        topic, format = draft.sample()
+        path = sample_file(engine.home, draft.method, topic, format)
         if await asyncio.to_thread(path.exists):
             note = f"using {path}, which was there"
         else:
             try:
-                await engine.sample_data(draft.method, path, SAMPLE_ROWS, SAMPLE_SEED, topic=topic)
+                await engine.sample_data(draft.method, path, SAMPLE_ROWS, SAMPLE_SEED, topic=topic, format=format)
             except InputError as error:
                 self.flow.fail(error)
                 return
             note = f"{SAMPLE_ROWS} rows written to {path}"
         self.flow.change(self.flow.draft.with_text(TRAIN, str(path)))
         self.flow.tell(safe_text(note))
+
+
+def tried(draft: Draft, config: RunConfig) -> list[RewardConfig]:
+    """The rewards of the dry run: all, but no code that came with an opened file, before the run is started with it."""
+    is_foreign = draft.came_with_file(REWARDS)
+    return [reward for reward in config.rewards if reward.file is None or not is_foreign]
+
+
+def sample_file(home: Path, method_id: str, topic: str, format: str | None) -> Path:
+    """Where sample rows of that topic and format are kept."""
+    return home / "data" / f"{'-'.join((method_id, topic, *([format] if format else [])))}-sample.jsonl".replace("+", "-")
 
 
 def row_text(trouble: Trouble, text: str, width: int) -> Content:

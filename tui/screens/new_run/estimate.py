@@ -12,7 +12,8 @@ from engine.estimate import Estimate
 from engine.figures import size
 from engine.plot import Glyphs
 from tui.screens.new_run.checks import said
-from tui.screens.new_run.parts import Paper, Scroll, Step, columns, wrapped
+from tui.screens.new_run.parts import Paper, Scroll, columns, wrapped
+from tui.screens.new_run.step import Step
 
 NAME_CELLS, SIZE_CELLS = 22, 10
 _EIGHTHS = " ▏▎▍▌▋▊▉"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from textual import on
 from textual.app import ComposeResult
 from textual.content import Content
@@ -9,14 +11,18 @@ from textual.widget import Widget
 
 from engine import methods
 from engine.methods import Method
+from tui.draft import Draft
 from tui.forms import show
-from tui.screens.new_run.parts import Paper, Rows, Scroll, Step, columns, wrapped
+from tui.screens.new_run.parts import Paper, Rows, Scroll, columns, wrapped
+from tui.screens.new_run.profile import first_tried_on
+from tui.screens.new_run.step import Step
 
 
 class MethodStep(Step):
     """The list of methods, the marked one explained below it."""
 
     TITLE = "method"
+    ACTIONS: ClassVar[frozenset[str]] = frozenset({"discard", "profile", "open_config"})
     DEFAULT_CSS = """
     MethodStep > Rows { margin: 1 0; max-height: 40%; }
     """
@@ -42,10 +48,14 @@ class MethodStep(Step):
 
     def draft_changed(self) -> None:
         self.query_one(Rows).index = list(methods.METHODS).index(self.flow.draft.method)
+        self._explain()
+
+    def page(self, rows: int) -> None:
+        self.query_one(Scroll).scroll_relative(y=rows // 2, animate=False)  # the list is short, and what is below it is not
 
     def _explain(self) -> None:
-        method = methods.method(self.flow.draft.method)
-        self.query_one(Paper).drawing = lambda width: explanation(method, width)
+        draft = self.flow.draft
+        self.query_one(Paper).drawing = lambda width: explanation(draft, width)
 
 
 def method_row(method: Method) -> str:
@@ -54,8 +64,9 @@ def method_row(method: Method) -> str:
     return f"{method.id:<{longest}}   {method.summary}"
 
 
-def explanation(method: Method, width: int) -> Content:
-    """What a method is, does and needs."""
+def explanation(draft: Draft, width: int) -> Content:
+    """What the draft's method is, does and needs, and what it is first tried on."""
+    method = methods.method(draft.method)
     if method.objective is None:
         options = ("defaults", "nothing to set: it has no rewards and no objective")
     else:  # against grpo, or all of grpo's own
@@ -65,6 +76,7 @@ def explanation(method: Method, width: int) -> Content:
     rows = [
         ("differs", method.differs),
         ("use it", method.when),
+        ("tried on", first_tried_on(draft)),
         options,
         ("source", method.source),
         ("data", f"{', '.join(method.formats)} rows"),

@@ -6,8 +6,12 @@ import asyncio
 import os
 import re
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
+import yaml
+from rich.cells import cell_len
 from textual import work
 from textual.app import ComposeResult
 from textual.content import Content
@@ -17,8 +21,10 @@ from engine import config as configs
 from engine.config import RunConfig
 from engine.errors import InputError
 from engine.safe_text import safe_text
+from tui.draft import Opened
 from tui.screens.new_run.checks import said
-from tui.screens.new_run.parts import Paper, Scroll, Step, wrapped
+from tui.screens.new_run.parts import Paper, Scroll, columns, wrapped
+from tui.screens.new_run.step import Step
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]+")  # for a file name
 
@@ -27,6 +33,7 @@ class ReviewStep(Step):
     """The config as it will run."""
 
     TITLE = "review"
+    ACTIONS: ClassVar[frozenset[str]] = frozenset({"save", "origins"})
     DEFAULT_CSS = """
     ReviewStep > #command { margin-top: 1; }
     ReviewStep > Scroll { margin-top: 1; }
@@ -36,10 +43,12 @@ class ReviewStep(Step):
         super().__init__()
         self._saved: Path | None = None
         self._starting = False
+        self._with_origins = False
 
     def compose(self) -> ComposeResult:
         yield Paper(id="command")
         with Scroll():
+            yield Paper(id="notes")
             yield Paper(id="yaml")
 
     @property
@@ -47,11 +56,22 @@ class ReviewStep(Step):
         return self.query_one(Scroll)
 
     def draft_checked(self) -> None:
-        config = self.flow.checked.ready
-        if config is not None:
-            text = safe_text(configs.dump(config), lines=True)
-            self.query_one("#yaml", Paper).drawing = lambda width: Content("\n".join(wrapped(text, width)))
-            self._show_command(config)
+        checked, opened = self.flow.checked, self.flow.draft.opened
+        config = checked.ready
+        if config is None:
+            return
+        text, origin = configs.dump(config), checked.origin if self._with_origins else {}
+        self.query_one("#yaml", Paper).drawing = lambda width: listing(text, origin, width)
+        notes = self.query_one("#notes", Paper)
+        notes.display = opened is not None and opened.method == config.method
+        if opened is not None:
+            notes.drawing = lambda width: opening(opened, width)
+        self._show_command(config)
+
+    def toggle_origins(self) -> None:
+        """Show where each value comes from, or the config alone again."""
+        self._with_origins = not self._with_origins
+        self.draft_checked()
 
     def _show_command(self, config: RunConfig) -> None:
         file, is_saved = self._saved or config_file(self.flow.engine.home, config), self._saved is not None
@@ -89,6 +109,44 @@ class ReviewStep(Step):
         finally:
             self._starting = False
         await self.flow.started(run.id)
+
+
+def listing(text: str, origin: Mapping[str, str], width: int) -> Content:
+    """A config's YAML; beside the first line of each value where it comes from, as far as `origin` says."""
+    said = {line: origin[key] for key, line in lines_of(text).items() if key in origin}
+    shown = [safe_text(line) for line in text.splitlines()]
+    room = min(max((cell_len(shown[line]) for line in said), default=0), width // 2) + 2
+    lines: list[Content] = []
+    for place, line in enumerate(shown):
+        if place not in said:
+            lines += [Content(part) for part in wrapped(line, width)]
+            continue
+        head, *more = [Content(part) for part in wrapped(line, width)]
+        style = "$text-muted" if said[place] in ("default", "recipe") else "$text-accent"
+        end = Content.styled(safe_text(said[place]), style)
+        if not more and max(head.cell_length + 2, room) + end.cell_length <= width:
+            lines.append(Content.assemble(head.pad_right(max(room - head.cell_length, 2)), end))
+        else:
+            lines += [head, *more, Content.assemble(" " * room, end).truncate(width, ellipsis=True)]
+    return Content("\n").join(lines)
+
+
+def lines_of(text: str) -> dict[str, int]:
+    """The line on which each key of the config begins, by its dotted name; the first is 0."""
+    found: dict[str, int] = {}
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    assert isinstance(root, yaml.MappingNode)
+    for name, node in root.value:
+        found[name.value] = name.start_mark.line
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            found[f"{name.value}.{key.value}"] = key.start_mark.line
+    return found
+
+
+def opening(opened: Opened, width: int) -> Content:
+    """Which file the config was opened from, and what of it has no effect or another default here."""
+    facts = [("opened", opened.file), *(("note", note) for note in opened.notes)]
+    return columns([(label, safe_text(text)) for label, text in facts], width, 8, indent=0).append("\n")
 
 
 def instructions(file: Path, is_saved: bool, width: int) -> Content:

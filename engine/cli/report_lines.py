@@ -1,0 +1,88 @@
+"""A data check as lines of text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from engine.data.validate import DataReport, DryRun, ProblemGroup, TokenLengths
+from engine.safe_text import safe_text
+
+_SHOWN_LINES = 5
+_SHOWN_LABELS = 6
+
+
+def report(found: DataReport) -> list[str]:
+    """The data check."""
+    lines = [
+        f"file     {safe_text(found.path)}",
+        f"format   {found.format} for {found.method}",
+        f"rows     {found.rows}, usable {found.usable}",
+    ]
+    if found.prompt_tokens is not None:
+        lines.append(f"prompt   {_lengths(found.prompt_tokens)}")
+    if found.completion_tokens is not None:
+        lines.append(f"target   {_lengths(found.completion_tokens)}")
+    if found.decisive_share is not None:
+        lines.append(f"decisive {100 * found.decisive_share:.0f}% of the target tokens weigh more: those of marked steps")
+    if found.sampled is not None:
+        what = "lengths, template and rewards" if found.dry_run else "lengths and template"
+        lines.append(f"sample   {what} of {found.sampled:,} rows (drawn, and the longest); --full measures all")
+    if found.labels:
+        lines.append(f"answers  {_labels(found)}")
+    if found.duplicates:
+        lines.append(f"repeats  {found.duplicates} rows repeat an earlier one: lines {_numbers(found.duplicate_lines)}")
+    lines += [f"dry run  {_dry_run(run, found.sampled is not None)}" for run in found.dry_run]
+    lines += problems((*found.problems, *found.warnings))
+    named = [found.duplicate_lines, *(problem.lines for problem in (*found.problems, *found.warnings))]
+    if max(map(len, named)) > _SHOWN_LINES:
+        lines.append("note     --json lists every line")
+    return [*lines, f"verdict  {found.verdict}"]
+
+
+def problems(groups: Sequence[ProblemGroup]) -> list[str]:
+    """What is wrong with which rows, and what to do about it."""
+    lines = []
+    for problem in groups:
+        lines.append(f"{problem.count:>7} x {problem.kind}: {safe_text(problem.reason)} ({_place(problem)})")
+        if problem.remedy:
+            lines.append(f"          {safe_text(problem.remedy)}")
+    return lines
+
+
+def _dry_run(run: DryRun, is_sample: bool) -> str:
+    name, note = safe_text(run.name), safe_text(run.note)
+    if not run.rows:
+        return f"{name} {note}"
+    rows = f"{run.rows:,}{' sampled' if is_sample else ''} rows"
+    if run.full is None:
+        text = f"{name}: fails on {run.failed:,} of {rows}; what full marks are is not known"
+    else:
+        text = f"{run.full:,} of {rows}: the row's own answer gets full marks from {name}"
+        counts = ((run.not_applicable, "not applicable"), (run.failed, "failed"))
+        text += "".join(f", {count:,} {what}" for count, what in counts if count)
+    return f"{text} ({run.seconds:.3f} s{f'; {note}' if note else ''})"
+
+
+def _labels(found: DataReport) -> str:
+    total = sum(count for _, count in found.labels)
+    shown = [f"{safe_text(label)!r:.40} {100 * count / total:.0f}%" for label, count in found.labels[:_SHOWN_LABELS]]
+    more = len(found.labels) - _SHOWN_LABELS
+    return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
+
+
+def _place(problem: ProblemGroup) -> str:
+    if not problem.lines:
+        return "every row" if problem.kind == "reward-failed" else "the model"
+    return f"lines {_numbers(problem.lines)}" + (f" field {safe_text(problem.field)}" if problem.field else "")
+
+
+def _lengths(found: TokenLengths) -> str:
+    return (
+        f"{found.min} to {found.max} tokens, median {found.median:g}, 95% within {found.p95}; "
+        f"{found.over_limit} over the limit of {found.limit}"
+    )
+
+
+def _numbers(lines: Sequence[int]) -> str:
+    more = len(lines) - _SHOWN_LINES
+    return ", ".join(map(str, lines[:_SHOWN_LINES])) + (f" and {more} more" if more > 0 else "")

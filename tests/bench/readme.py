@@ -1,0 +1,171 @@
+"""README's figures of speed and memory, from the result files in tests/bench/results/.
+
+    python -m tests.bench.readme [--write README.md]
+
+A result file is what `droid-tune bench --json` prints (bench-NAME.json) or what `python -m tests.bench.peer` writes
+(peer-NAME.json). Nothing is measured here, and no figure is typed in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from engine.machine_load import IDLE_CORES
+from tests.bench.marked import write
+
+RESULTS = Path(__file__).parent / "results"
+START, END = "<!-- speed tables: written by `python -m tests.bench.readme --write README.md` -->", "<!-- end of speed tables -->"
+
+Result = Mapping[str, Any]
+
+
+def lines(results: Sequence[Result]) -> list[str]:
+    """Markdown: against the bare loop, against the peer, and what watching and recording cost; each where there are results."""
+    bench = [result for result in results if result.get("kind") != "peer"]
+    peers = [result for result in results if result.get("kind") == "peer"]
+    parts = [_bare(bench), _costs(bench), _peers(peers), _overhead(bench), _conditions(results)]
+    return [line for part in parts if part for line in ("", *part)][1:]
+
+
+def _bare(results: Sequence[Result]) -> list[str]:
+    measured = [result for result in results if "rollout" in result or "step" in result or "sft" in result]
+    if not measured:
+        return []
+    rows = [
+        "| model | decoding, share of the bare loop's speed | rollout | update, share of the bare loop's time | whole step "
+        "| supervised update | gradient apart by | peak memory of the update, ours / bare |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for result in measured:
+        speed = result.get("rollout", {}).get("speed", {}).get("bare", {})
+        step, sft = result.get("step", {}), result.get("sft", {})
+        peaks = [step.get(side, {}).get("update", {}).get("peak_bytes_above_weights") for side in ("ours", "bare")]
+        rows.append(
+            f"| {_model(result)} | {_times(speed.get('decode'))} | {_times(speed.get('whole'))} "
+            f"| {_times(step.get('time', {}).get('update'))} | {_times(step.get('time', {}).get('whole'))} "
+            f"| {_times(sft.get('time'))} | {_small(step.get('gradient_difference'))} "
+            f"| {' / '.join('–' if peak is None else f'{peak / 1e6:,.0f} MB' for peak in peaks)} |"
+        )
+    return rows
+
+
+def _costs(results: Sequence[Result]) -> list[str]:
+    measured = [result for result in results if "lengths" in result.get("step", {})]
+    lengths = sorted({row["max_tokens"] for result in measured for row in result["step"]["lengths"]})
+    if not measured:
+        return []
+    rows = [
+        "| milliseconds of a whole step per completion token, at | "
+        + " | ".join(f"{length} tokens" for length in lengths)
+        + " |",
+        "|---|" + "---:|" * len(lengths),
+    ]
+    for result in measured:
+        found = {row["max_tokens"]: row["milliseconds_per_token"]["whole"] for row in result["step"]["lengths"]}
+        rows.append(f"| {_model(result)} | " + " | ".join(_times(found.get(length)) for length in lengths) + " |")
+    return rows
+
+
+def _peers(results: Sequence[Result]) -> list[str]:
+    if not results:
+        return []
+    rows = [
+        f"| model | against {results[0]['peer']} | rollout, times as fast | whole step, times as fast | tokens/s, ours / theirs "
+        "| seconds a step, ours / theirs | peak memory, ours / theirs |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    named = {"peer_default": "its default, batch_size 1", "peer_best": "batch_size = prompts"}
+    for result in results:
+        ours = result["sides"]["ours"]
+        for peer, times in result["times_as_fast"].items():
+            theirs = result["sides"][peer]
+            rows.append(
+                f"| {_model(result)} | {named[peer]} | {_times(times['rollout'])} | {_times(times['step'])} "
+                f"| {ours['rollout_tokens_per_second']:.0f} / {theirs['rollout_tokens_per_second']:.0f} "
+                f"| {ours['step_seconds']:.1f} / {theirs['step_seconds']:.1f} "
+                f"| {ours['peak_bytes_above_weights'] / 1e6:,.0f} / {theirs['peak_bytes_above_weights'] / 1e6:,.0f} MB |"
+            )
+    return rows
+
+
+def _overhead(results: Sequence[Result]) -> list[str]:
+    said = []
+    for result in results:
+        if "journal" in result:
+            said.append(
+                f"journal, samples and checkpoints take {100 * result['journal']['share_of_cpu']:.1f}% of a run's CPU time"
+            )
+        if "app" in result:
+            found = result["app"]
+            share, slowdown = 100 * found["share_of_one_core"], found["slowdown"]
+            said.append(f"the app takes {share:.1f}% of one core while it watches, and a step takes {slowdown:.2f} times as long")
+    return [f"On the demo {'; '.join(said)}."] if said else []
+
+
+def _conditions(results: Sequence[Result]) -> list[str]:
+    if not results:
+        return []
+    machines = sorted(
+        {f"{result['machine']['chip']}, {result['machine']['cores']} cores, {result['machine']['backend']}" for result in results}
+    )
+    settings = sorted({_settings(result) for result in results if "model" in result})
+    loads = [load for result in results for load in _loads(result)]
+    busiest = max((load["others_cores"] for load in loads if load["others_cores"] is not None), default=None)
+    if busiest is None:
+        load = "what else ran there is not known"
+    elif busiest <= IDLE_CORES:
+        load = "nothing else ran there"
+    else:
+        load = f"other work took up to {busiest:.1f} cores meanwhile, so only the ratios say much"
+    dates = sorted({result["date"][:10] for result in results})
+    return [f"Measured {', '.join(dates)} on {'; '.join(machines)}: {'; '.join(settings)}. {load[0].upper()}{load[1:]}."]
+
+
+def _loads(result: Result) -> list[Mapping[str, Any]]:
+    parts = [result, *(result[part] for part in ("rollout", "step", "sft", "journal", "app") if part in result)]
+    return [part["load"] for part in parts if "load" in part]
+
+
+def _settings(result: Result) -> str:
+    found = result["settings"]
+    return (
+        f"{found['prompts']} prompts x {found['group']} completions, {found['prompt_tokens']} + {found['max_tokens']} tokens, "
+        f"rank {found['rank']}"
+    )
+
+
+def _model(result: Result) -> str:
+    model = result["model"]
+    name = "random" if model.get("name", "").startswith("random") or "bench-4m" in model["folder"] else Path(model["folder"]).name
+    return f"{name}, {model['parameters'] / 1e6:.0f} M, {model['dtype']}"
+
+
+def _times(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
+
+
+def _small(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0e}"
+
+
+def read(folder: Path) -> list[Result]:
+    """The result files, by name."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path)
+    options = parser.parse_args()
+    made = lines(read(RESULTS))
+    print("\n".join(made))
+    if options.write is not None:
+        write(options.write, START, END, made)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""SmolLM2-135M-Instruct straight from the .gguf file that its wheel carries, against the folder that the other tests use."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer
+
+from engine.blas import blas_environment
+from engine.gguf.folder import mlx_folder
+from tests.gguf.test_tokenizer import nasty_texts
+from tests.test_real_model import CACHE, smollm2  # noqa: F401 - a fixture
+
+pytestmark = [pytest.mark.real_model, pytest.mark.timeout(900)]
+
+COMPARE = """
+import sys
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+from mlx_lm import load
+
+(ours, _), (theirs, tokenizer) = load(sys.argv[1]), load(sys.argv[2])
+own = dict(tree_flatten(ours.parameters()))
+unequal = []
+for name, value in tree_flatten(theirs.parameters()):
+    base = name.removesuffix(".weight")
+    found = own[name]
+    if f"{base}.scales" in own:
+        scales, biases = own[f"{base}.scales"], own[f"{base}.biases"]
+        found = mx.dequantize(found, scales, biases, 32, found.shape[-1] // scales.shape[-1])
+    if not mx.array_equal(found.astype(mx.float32), value).item():
+        unequal.append(name)
+ours.set_dtype(mx.float32)
+tokens = mx.array([tokenizer.encode("The capital of France is")])
+gap, size = mx.abs(ours(tokens) - theirs(tokens)).max().item(), mx.abs(theirs(tokens)).max().item()
+print(len(unequal), gap / size)
+"""
+
+
+@pytest.fixture(scope="module")
+def gguf_file() -> Path:
+    from tests.support.real_model import cached_gguf
+
+    return cached_gguf(CACHE)
+
+
+def test_ids_weights_and_logits_are_those_of_the_folder(smollm2: Path, gguf_file: Path, tmp_path: Path) -> None:  # noqa: F811
+    """The folder's weights were dequantised in float16: so dequantised, ours are equal to the bit. In float32 ours are exact, so
+    that logits differ by the folder's own rounding: 2^-11 of a weight, 0.2% of the largest logit."""
+    folder = mlx_folder(gguf_file, tmp_path / "cache")
+    own, theirs = (Tokenizer.from_file(str(place / "tokenizer.json")) for place in (folder, smollm2))
+    texts = nasty_texts(200)
+    assert [own.encode(text).ids for text in texts] == [theirs.encode(text).ids for text in texts]
+    told, other = (json.loads((place / "tokenizer_config.json").read_text()) for place in (folder, smollm2))
+    assert all(told[key] == other[key] for key in ("chat_template", "bos_token", "eos_token", "pad_token", "unk_token"))
+    command = [sys.executable, "-c", COMPARE, str(folder), str(smollm2)]
+    environment = {**os.environ, **blas_environment(os.environ)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    unequal, gap = done.stdout.split()
+    assert int(unequal) == 0
+    assert float(gap) < 4e-3
+
+
+@pytest.mark.long
+def test_validate_estimate_and_two_steps_straight_from_the_file(gguf_file: Path, tmp_path: Path) -> None:
+    """Quantised weights have no fast kernel on a CPU, so this trains the last layer on four short completions."""
+    config = {
+        "model": str(gguf_file),
+        "method": "grpo",
+        "data": {"train": "datasets/arithmetic.jsonl"},
+        "rewards": [{"name": "number"}],
+        "adapter": {"layers": 1, "rank": 4},
+        "sampling": {"prompts_per_step": 1, "group_size": 2, "max_prompt_tokens": 64, "max_completion_tokens": 4},
+        "run": {"steps": 2, "eval_every": 2, "eval_rows": 1, "checkpoint_every": 2},
+    }
+    (tmp_path / "config.yaml").write_text(json.dumps(config))
+    environment = {**os.environ, "DROID_TUNE_HOME": str(tmp_path / "home")}
+
+    def droid_tune(*arguments: str) -> str:
+        command = [sys.executable, "-P", "-m", "tui", *arguments, "--json"]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=800, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert json.loads(droid_tune("validate", "datasets/arithmetic.jsonl", "--model", str(gguf_file)))["verdict"] == "ready"
+    estimated = json.loads(droid_tune("estimate", "config.yaml"))
+    assert 110e6 < estimated["weights_bytes"] < 120e6  # 4.5 bits of each weight, float32 scales
+    assert not (tmp_path / "home" / "models").is_dir() or not [*(tmp_path / "home" / "models").glob("Smol*")]
+    state = json.loads(droid_tune("train", "config.yaml"))
+    assert (state["state"], state["step"]) == ("finished", 2)
+    assert [*(tmp_path / "home" / "models").glob("SmolLM2-135M-Instruct.Q4_1-*/model.safetensors")]

@@ -1,0 +1,86 @@
+"""A run whose model is on the hub alone: its worker fetches it, can be stopped and killed meanwhile, and then trains."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from engine import config as configs
+from engine.api import Engine, preflight
+from engine.runs import record as records
+from engine.runs.journal import JournalWriter
+from tests.support.hub import Hub, use
+from tests.support.hub_models import WEIGHTS, demo_repo, heavy_repo
+from tests.support.live import await_condition, await_event, events, kill, small_config
+
+PIECE = 10 << 20  # what huggingface_hub writes at once
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with Hub({"o/heavy": heavy_repo(14), "o/tiny": demo_repo()}) as server:
+        use(server, tmp_path / "hf", monkeypatch)
+        yield server
+
+
+def run_of(model: str, method: str = "grpo") -> configs.RunConfig:
+    train = "datasets/arithmetic.jsonl"
+    return small_config(method, model=model, data={"train": train}, run={"steps": 1, "eval_rows": 4})
+
+
+async def test_a_killed_download_goes_on_where_it_was(hub: Hub, tmp_path: Path, _own_home: Path) -> None:
+    """14 MB and the embedded model's 0.4: the server stands still after 12 MB, of which one piece of 10 MB is on the disk when
+    the worker is killed. The next worker asks for the rest, which breaks off once more after 2 MB, and trains a step."""
+    repo = hub.repos["o/heavy"]
+    repo.held = {WEIGHTS: 12 << 20}
+    run = await Engine(_own_home).start(run_of("o/heavy"))
+    phase = await_event(run, 0, lambda event: event.type == "phase")
+    total = phase.fields["bytes"]
+    assert phase.fields["name"] == "downloading" and total > len(repo.files[WEIGHTS]) > 14 << 20
+    [part] = await_condition(lambda: list((tmp_path / "hf").rglob("*.incomplete")), "a partial file")
+    await_condition(lambda: part.stat().st_size == PIECE, "a piece of it")
+    beat = await_event(run, 0, lambda e: e.type == "heartbeat" and e.fields["bytes"].get("downloaded", 0) >= PIECE)
+    assert PIECE < beat.fields["bytes"]["downloaded"] < total == beat.fields["bytes"]["to_download"]
+    assert (await run.state()).state == "starting"
+    kill(run)
+    hub.released.set()
+    hub.requests.clear()
+    repo.cut = {WEIGHTS: 2 << 20}
+    assert part.stat().st_size == PIECE
+    assert await run.resume() == "started"
+    state = await run.wait()
+    assert state.state == "finished", state.failure
+    asked = [each.range for each in hub.requests if each.method == "GET" and each.path.endswith(WEIGHTS)]
+    assert asked == [f"bytes={PIECE}-", f"bytes={PIECE}-"], "2 MB are less than a piece: nothing of them was written"
+    phases = [event.fields for event in events(run) if event.type == "phase"]
+    assert [found["name"] for found in phases[:3]] == ["downloading", "downloading", "load"] and phases[1]["done"] > PIECE
+    assert not [event for event in events(run) if event.type == "warning"], "nothing has changed between the two workers"
+    assert (state.model, run.id) == ("o/heavy", "grpo-heavy") and "model: o/heavy@" in run.record.config_file.read_text()
+    assert (run.record.adapters_dir / "adapters.safetensors").is_file() and not part.exists()
+
+
+def test_a_stop_does_not_wait_for_the_network(hub: Hub, tmp_path: Path, _own_home: Path) -> None:
+    """The server stands still for good; a signal ends the download within a second, and what has come stays."""
+    from engine.worker.companion import Companion, StopRequested
+    from engine.worker.run import _weights
+
+    hub.repos["o/tiny"].held = {WEIGHTS: 100_000}
+    config, _ = preflight(run_of("o/tiny", "sft"))
+    record = records.create(config, _own_home)
+    with JournalWriter(record.journal_file) as journal:
+        companion = Companion(record, journal, 0.0)
+        companion.signal_stop(signal.Signals.SIGTERM.name)
+        started = time.monotonic()
+        with pytest.raises(StopRequested):
+            _weights(config.model, journal, companion)
+        assert time.monotonic() - started < 5 and companion.phase == "downloading"
+        hub.released.set()
+        companion = Companion(record, journal, 0.0)
+        folder = _weights(config.model, journal, companion)
+        assert (folder / WEIGHTS).read_bytes() == hub.repos["o/tiny"].files[WEIGHTS]
+        assert (companion.phase, companion.bytes) == ("load", {})

@@ -26,10 +26,8 @@ CHUNK_COPIES = 14  # of a chunk's logits, measured: mlx dispatches chunks ahead 
 HEAD_SUMS = 4  # gradients of a trained head that are alive at once, measured
 DRAW_COPIES = 3  # of the rollout, in float32: the logits, those at the temperature, the noise of the draw
 # whose layers carry no recurrent state: prompts of any length share a batch. engine/worker/prefix.py finds it out at load
-SHARING_FAMILIES = frozenset(
-    ("llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "mixtral", "gemma2", "gemma3", "gemma3_text", "phi3", "gpt_oss")
-    + ("deepseek_v3", "granite", "cohere2", "olmo2", "glm4", "smollm3")
-)
+_DENSE = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "gemma3_text", "phi3", "granite", "cohere2", "olmo2", "glm4")
+SHARING_FAMILIES = frozenset((*_DENSE, "smollm3", "qwen3_moe", "mixtral", "gpt_oss", "deepseek_v3"))
 MEASURED_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # whose layers `Plan.layer` describes
 
 

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from engine import config as configs
 from engine import hardware
 from engine.errors import InputError
-from engine.models.sources import fetched_bytes
+from engine.models.sources import present
 from engine.runs import launch, record
 from engine.selftest_checks import CHECKS, COMMAND, CheckResult, Outcome, Report, Subject, result
 
@@ -39,8 +39,7 @@ async def run(
     the model cannot be loaded, mlx does not work at all, or the report cannot be written.
     """
     path = configs.model_path(model, Path.cwd())
-    if fetched_bytes(configs.model_folder(path)):
-        raise InputError("is not on this machine", where=path, remedy=f"`hf download {path}`, or train with it first")
+    present(path)
     environment = launch.worker_environment(os.environ, {})[0]
     started = perf_counter()
     with tempfile.TemporaryFile() as errors:

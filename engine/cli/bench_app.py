@@ -28,6 +28,7 @@ from engine import machine_load
 from engine.api import Engine, Run
 from engine.errors import InputError
 from engine.runs import launch
+from engine.runs.record import lock_is_held
 from engine.share import share_root
 
 PROGRAM = (sys.executable, "-P", "-m", "tui")
@@ -196,6 +197,6 @@ async def _training(home: Path) -> AsyncIterator[Steps]:
         yield steps
     finally:
         following.cancel()
-        if not (await run.state()).ended:
+        if lock_is_held(run.record):
             await run.stop()
             await run.wait()

@@ -94,7 +94,7 @@ class Conversation:
 def chat(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or the start of it.")],
     max_tokens: Annotated[int, typer.Option("--max-tokens", help="An answer is cut here.")] = 512,
-    temperature: Annotated[str, typer.Option("--temperature", help="0: the likeliest token each time; 1: as trained.")] = "0",
+    temperature: Annotated[float, typer.Option("--temperature", help="0: the likeliest token each time; 1: as trained.")] = 0.0,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed draws other answers.")] = 0,
     checkpoint: Annotated[
         str, typer.Option("--checkpoint", help="best (by held-out reward), last, or the number of a step that is kept.")
@@ -109,7 +109,7 @@ def chat(
     """
     if max_tokens < 1:
         raise InputError(f"{max_tokens} is no number of tokens", where="--max-tokens", remedy="give 1 or more")
-    asked = _temperature(temperature)
+    asked = _temperature(str(temperature))
     with asyncio.Runner() as runner:
         with phases.shown(hidden=as_json) as on_phase:
             made = runner.run(Engine().chat(run, checkpoint, on_phase))

@@ -25,7 +25,6 @@ from engine.errors import InputError
 
 __all__ = [
     "BROKEN_FILE",
-    "ENDINGS",
     "READABLE",
     "TEXTS",
     "Places",
@@ -40,7 +39,6 @@ __all__ = [
     "row_at",
 ]
 
-ENDINGS = (".jsonl",)  # of files that are written
 # Fields whose value is text in every format: a .csv cell of theirs is never read as JSON.
 TEXTS = frozenset(
     ("answer", "completion", "response", "output", "text", "system", "question", "instruction", "input", "problem", "solution")

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from engine import methods
-from engine.config import RunConfig
+from engine.config import DataConfig, RunConfig
+from engine.data import sources
 from engine.data.examples import Kind, require_format
 from engine.data.formats import stream
 from engine.data.measure import Lengths, require_one_within, template_trouble
@@ -27,7 +28,6 @@ from engine.data.report import (
     grouped,
     token_lengths,
 )
-from engine.data.rows import check_file, part
 from engine.data.scoring import OwnAnswer, Scorer, Tally, reference_completion
 from engine.data.structure import Sample, Structure, duplicate_lines, keys
 from engine.data.targets import Targets
@@ -82,9 +82,7 @@ def validate(
     a damaged line is a problem and makes the file unusable.
     """
     method = methods.method(method_id)
-    file = check_file(path)
-    if valid is None and path.is_dir():
-        valid = part(path, "valid")
+    file, valid = sources.training_files(DataConfig(train=str(path), valid=None if valid is None else str(valid)))
     chosen, results = stream(file, kind=method.kind, format=format, columns=columns, system=system)
     require_format(method, chosen, str(file))
     structure = Structure(_prompt_keys(valid, method.kind, format, columns, system))
@@ -229,5 +227,5 @@ def _prompt_keys(
     """Hashes of the held-out file's prompts."""
     if valid is None:
         return frozenset()
-    _, results = stream(check_file(valid), kind=kind, format=format, columns=columns, system=system)
+    _, results = stream(valid, kind=kind, format=format, columns=columns, system=system)
     return frozenset(keys(result)[0] for result in results if isinstance(result, Example))

@@ -95,10 +95,8 @@ def description(path: Path, cache: Path) -> Path:
     return done
 
 
-def with_weights(folder: Path, progress: Progress | None = None) -> Path:
-    """`folder`, or, where it is a description, the converted folder. Raises InputError."""
-    if not (folder / PLANNED).is_file():
-        return folder
+def described(folder: Path, progress: Progress | None = None) -> Path:
+    """The converted folder that `folder` is a description of. Raises InputError."""
     return mlx_folder(Path(source(folder)["gguf"]), folder.parent.parent, progress)
 
 

@@ -75,16 +75,6 @@ def check_fetch(folder: Path) -> None:
         fetching.require_space(found, _names(found, str(wanted)))
 
 
-def is_described(folder: Path) -> bool:
-    """Whether the folder is a description of a model on the hub."""
-    return (folder / PLANNED).is_file() and "hub" in source(folder)
-
-
-def described_bytes(folder: Path) -> int:
-    """The bytes of the weights that a description of a model on the hub is without."""
-    return _made(folder).bytes
-
-
 def _made(folder: Path) -> Described:
     origin = source(folder)
     return Described(ModelId(origin["hub"], origin["commit"]), folder, origin["bytes"])

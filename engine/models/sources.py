@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engine import home, share
+from engine.cache_folders import source
 from engine.errors import InputError
 from engine.model_files import PLANNED
 from engine.model_names import model_id
@@ -79,20 +80,28 @@ def check_fetch(folder: Path) -> None:
         remote.check_fetch(folder)
 
 
+def present(value: str) -> Path:
+    """`model_folder`, and InputError where its weights would have to be fetched: for what shows no progress."""
+    folder = model_folder(value)
+    if fetched_bytes(folder):
+        raise InputError("is not on this machine", where=value, remedy=f"`hf download {value}`, or train with it first")
+    return folder
+
+
 def with_weights(folder: Path, progress: Progress | None = None) -> Path:
     """`folder`, or, where its weights are still to come, the folder that has them: converted, or fetched. Raises InputError."""
     if not (folder / PLANNED).is_file():
         return folder
-    from engine.gguf import folder as converted  # deferred: only these need it
+    if "gguf" in source(folder):
+        from engine.gguf import folder as converted  # deferred: only these need it
+
+        return converted.described(folder, progress)
     from engine.models import remote
 
-    return remote.fetch(folder, progress) if remote.is_described(folder) else converted.with_weights(folder, progress)
+    return remote.fetch(folder, progress)
 
 
 def fetched_bytes(folder: Path) -> int:
     """The bytes of the weights that a run with this folder has to fetch; 0 where they are here."""
-    if not (folder / PLANNED).is_file():
-        return 0
-    from engine.models import remote  # deferred: only these need it
-
-    return remote.described_bytes(folder) if remote.is_described(folder) else 0
+    is_planned = (folder / PLANNED).is_file()
+    return source(folder)["bytes"] if is_planned and "hub" in source(folder) else 0

@@ -17,6 +17,7 @@ from engine import config as configs
 from engine import methods
 from engine.config import RunConfig
 from engine.figures import number
+from engine.model_names import plain
 from engine.plot import plot
 from engine.runs.state import RunState
 from engine.runs.values import Series
@@ -66,13 +67,14 @@ def base_name(config: RunConfig) -> str:
     """The base model: an id of the hub as it is, a folder or file by its name."""
     if config.model == "demo":
         return "droid-tune's embedded demo model"
-    return config.model if not Path(config.model).is_absolute() else Path(config.model).name
+    return plain(config.model) if not Path(config.model).is_absolute() else Path(config.model).name
 
 
 def _front(config: RunConfig) -> str:
     """What the hub reads. The base model only where it is an id there."""
     is_id = config.model != "demo" and not Path(config.model).is_absolute()
-    tree = {**({"base_model": config.model} if is_id else {}), "library_name": "mlx", "tags": ["droid-tune", config.method]}
+    base = {"base_model": plain(config.model)} if is_id else {}
+    tree = {**base, "library_name": "mlx", "tags": ["droid-tune", config.method]}
     return f"---\n{yaml.safe_dump(tree, sort_keys=False)}---"
 
 

@@ -21,6 +21,7 @@ from engine import config as configs
 from engine import methods
 from engine.config import RunConfig
 from engine.errors import InputError
+from engine.model_names import plain
 from engine.runs import launch, record
 from engine.runs.record import RunRecord
 from engine.runs.state import RunState
@@ -178,7 +179,7 @@ def _notes(job: Job, config: RunConfig, chosen: Chosen) -> Iterator[str]:
 
 def _command(job: Job, config: RunConfig, model: str, written: Mapping[str, Any], is_text: bool) -> str:
     """The command that uses it; an id of the hub stands for the base where the run was given one."""
-    base = config.model if config.model != "demo" and not Path(config.model).is_absolute() else model
+    base = plain(config.model) if config.model != "demo" and not Path(config.model).is_absolute() else model
     if job.kind == "gguf":
         return shlex.join(["llama-cli", "-m", str(job.out / written["file"]), *(["-no-cnv"] if is_text else []), "-p", _PROMPT])
     parts = ["--model", str(job.out)]

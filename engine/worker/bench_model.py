@@ -6,7 +6,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from engine import config as configs
 from engine import estimate
 from engine.config import RunConfig
 from engine.errors import InputError
-from engine.gguf.folder import with_weights
+from engine.models.sources import with_weights
 from engine.sections import AdapterConfig
 from engine.types import Example, Message
 from engine.worker import selftest_checks
@@ -61,7 +61,6 @@ class Settings:
     lengths: tuple[int, ...] = ()  # completion tokens of the table of costs
     steps: int = 20  # of the journal's run
     bare: bool = True  # time the floor too
-    objective: dict[str, Any] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -144,7 +143,7 @@ def run_config(policy: Policy, settings: Settings, folder: Path, **objective: An
         (folder / "rewards.py").write_text(REWARD, encoding="utf-8")
         tree["rewards"] = [{"name": "alternating", "file": "rewards.py"}]
         # every row is cut at the limit, since none stops: masked or punished for it, it would train nothing
-        tree["objective"] = {"truncated": "keep", **settings.objective, **objective}
+        tree["objective"] = {"truncated": "keep", **objective}
     return configs.parse(yaml.safe_dump(tree), base=folder, where="bench").config
 
 

@@ -139,4 +139,4 @@ def interleaved(rows: Array, heads: int) -> Array:
     """Rows of a llama's queries or keys in GGUF's order: row j * half + i of a head, j 0 or 1, becomes row 2 i + j. Its rotary
     embedding turns neighbours, and mlx_lm's (as transformers') the two halves."""
     half = rows.shape[0] // heads // 2
-    return rows.reshape(heads, 2, half, -1).reshape(rows.shape)
+    return rows.reshape(heads, 2, half, -1).swapaxes(1, 2).reshape(rows.shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import json
 import os
@@ -182,14 +183,16 @@ def test_what_is_not_the_policy_leaves_nothing_and_spares_what_was_there(
 
 
 def test_the_command_replaces_an_earlier_export(trained: Run, tmp_path: Path) -> None:
-    """As typed, of the best checkpoint; the run's lock and folder are left alone."""
+    """As typed, of the best checkpoint, while a worker holds the run's lock; nothing in the run's folder is touched."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / PROVENANCE).write_text("{}")
     before = {path: path.stat().st_mtime_ns for path in trained.record.folder.rglob("*")}
     command = [sys.executable, "-P", "-m", "tui", "export", "tak", "--out", "out", "--force", "--json"]
     home = trained.record.folder.parent.parent
     environment = {**os.environ, "DROID_TUNE_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    with trained.record.lock_file.open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
     assert told["checkpoint"] == "best" and told["difference"]["largest"] == 0

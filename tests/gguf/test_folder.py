@@ -20,8 +20,9 @@ from engine import home
 from engine.api import preflight
 from engine.errors import InputError
 from engine.estimate import estimate
-from engine.gguf.folder import cached_folders, description, mlx_folder, with_weights
+from engine.gguf.folder import cached_folders, description, mlx_folder
 from engine.model_files import read_headers
+from engine.models.sources import with_weights
 from engine.runs import record as records
 from engine.runs.journal import JournalWriter
 from tests.support.gguf_files import (

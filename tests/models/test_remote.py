@@ -75,10 +75,7 @@ def test_the_estimate_needs_the_header_of_the_weights_alone(hub: Hub, tmp_path: 
     length = header_bytes(weights)
     found, here = estimate(run_of("o/tiny")), estimate(run_of("demo"))
     assert found == replace(here, fetch_bytes=len(weights)) and here.fetch_bytes == 0
-    assert [each.range for each in hub.requests if each.method == "GET" and each.path.endswith(WEIGHTS)] == [
-        "bytes=0-7",
-        f"bytes=8-{length - 1}",
-    ]
+    assert hub.ranges(WEIGHTS) == ["bytes=0-7", f"bytes=8-{length - 1}"]
     assert hub.sent[WEIGHTS] == length and set(hub.sent) == {*SMALL, WEIGHTS}, "no code, no readme, nothing of a subfolder"
     folder = sources.model_folder("o/tiny")
     assert folder.parent == home.models() / ".described" and not list(folder.glob("*.safetensors"))
@@ -149,7 +146,8 @@ def test_what_cannot_be_trained_is_refused_before_it_is_fetched(
     assert hub.sent["pytorch.model.bin"] == hub.sent["m-Q8_0.gguf"] == 0 and hub.sent[WEIGHTS] <= 3 * most + 8
     assert partial(tmp_path) == [] and [path.name[:7] for path in home.models().glob(".described/*")] == ["o--huge"]
     use(hub, tmp_path / "hf", monkeypatch, token=TOKEN)
-    assert sources.model_folder("o/gated").is_dir() and sources.model_folder("o/private").is_dir()
+    assert sources.with_weights(sources.model_folder("o/gated")) == sources.model_folder("o/gated")
+    assert sources.model_folder("o/private").is_dir()
 
 
 def test_it_is_fetched_once_told_as_it_goes_and_taken_up_where_it_broke(hub: Hub, tmp_path: Path) -> None:
@@ -157,10 +155,10 @@ def test_it_is_fetched_once_told_as_it_goes_and_taken_up_where_it_broke(hub: Hub
     repo, told = hub.repos["o/tiny"], []
     described = sources.model_folder("o/tiny")
     repo.cut = {WEIGHTS: 300_000}
-    hub.requests.clear()
+    hub.asked.clear()
     folder = sources.with_weights(described, lambda *both: told.append(both))
     assert (folder / WEIGHTS).read_bytes() == repo.files[WEIGHTS] and not (folder / "modeling_demo.py").exists()
-    assert [each.range for each in hub.requests if each.method == "GET"] == [None, f"bytes={4 << 16}-"]
+    assert hub.asked == [(WEIGHTS, None), (WEIGHTS, f"bytes={4 << 16}-")]
     total = sum(len(repo.files[name]) for name in (*SMALL, WEIGHTS))
     small = total - len(repo.files[WEIGHTS])
     assert told[0] == (small, total) and told[-1] == (total, total) and told == sorted(told)
@@ -181,10 +179,10 @@ def test_what_came_before_a_stop_is_not_fetched_again(hub: Hub, tmp_path: Path) 
     with pytest.raises(KeyboardInterrupt):
         sources.with_weights(described, stop)
     hub.released.set()  # the thread that waits for the rest gets it, and sees that it has been told to stop
-    hub.requests.clear()
+    hub.asked.clear()
     folder = sources.with_weights(described)
     assert (folder / WEIGHTS).read_bytes() == hub.repos["o/tiny"].files[WEIGHTS]
-    assert [each.range for each in hub.requests if each.method == "GET"] == [f"bytes={3 << 16}-"]
+    assert hub.asked == [(WEIGHTS, f"bytes={3 << 16}-")]
 
 
 def test_a_network_that_was_there_is_waited_for(hub: Hub, tmp_path: Path) -> None:
@@ -192,9 +190,9 @@ def test_a_network_that_was_there_is_waited_for(hub: Hub, tmp_path: Path) -> Non
     repo = hub.repos["o/tiny"]
     described = sources.model_folder("o/tiny")
     repo.reset = {WEIGHTS: 300_000}
-    hub.requests.clear()
+    hub.asked.clear()
     assert (sources.with_weights(described) / WEIGHTS).read_bytes() == repo.files[WEIGHTS]
-    assert len([each for each in hub.requests if each.method == "GET"]) == 2
+    assert [name for name, _ in hub.asked] == [WEIGHTS, WEIGHTS]
 
 
 def test_other_bytes_than_listed_are_deleted(hub: Hub, tmp_path: Path) -> None:

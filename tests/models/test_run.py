@@ -11,8 +11,11 @@ import pytest
 
 from engine import config as configs
 from engine.api import Engine, preflight
+from engine.errors import InputError
+from engine.hub import ONLINE
 from engine.runs import record as records
 from engine.runs.journal import JournalWriter
+from engine.runs.launch import worker_environment
 from tests.support.hub import Hub, use
 from tests.support.hub_models import WEIGHTS, demo_repo, heavy_repo
 from tests.support.live import await_condition, await_event, events, kill, small_config
@@ -49,14 +52,15 @@ async def test_a_killed_download_goes_on_where_it_was(hub: Hub, tmp_path: Path, 
     assert (await run.state()).state == "starting"
     kill(run)
     hub.released.set()
-    hub.requests.clear()
+    hub.asked.clear()
     repo.cut = {WEIGHTS: 2 << 20}
     assert part.stat().st_size == PIECE
     assert await run.resume() == "started"
     state = await run.wait()
     assert state.state == "finished", state.failure
-    asked = [each.range for each in hub.requests if each.method == "GET" and each.path.endswith(WEIGHTS)]
-    assert asked == [f"bytes={PIECE}-", f"bytes={PIECE}-"], "2 MB are less than a piece: nothing of them was written"
+    assert hub.ranges(WEIGHTS) == [f"bytes={PIECE}-", f"bytes={PIECE}-"], (
+        "2 MB are less than a piece: nothing of them was written"
+    )
     phases = [event.fields for event in events(run) if event.type == "phase"]
     assert [found["name"] for found in phases[:3]] == ["downloading", "downloading", "load"] and phases[1]["done"] > PIECE
     assert not [event for event in events(run) if event.type == "warning"], "nothing has changed between the two workers"
@@ -84,3 +88,21 @@ def test_a_stop_does_not_wait_for_the_network(hub: Hub, tmp_path: Path, _own_hom
         folder = _weights(config.model, journal, companion)
         assert (folder / WEIGHTS).read_bytes() == hub.repos["o/tiny"].files[WEIGHTS]
         assert (companion.phase, companion.bytes) == ("load", {})
+
+
+def test_a_worker_may_ask_the_hub_where_its_user_may() -> None:
+    """Its libraries may not: HF_HUB_OFFLINE is set for them. An outer worker's leave is not inherited."""
+    for env, leave in (
+        ({}, "online"),
+        ({"HF_HUB_OFFLINE": "0", "TRANSFORMERS_OFFLINE": "no"}, "online"),
+        ({"HF_HUB_OFFLINE": "1"}, "offline"),
+        ({"TRANSFORMERS_OFFLINE": "yes", ONLINE: "online"}, "offline"),
+    ):
+        worker = worker_environment(env, {})[0]
+        assert (worker["HF_HUB_OFFLINE"], worker[ONLINE]) == ("1", leave)
+
+
+async def test_a_self_test_fetches_nothing(hub: Hub, _own_home: Path) -> None:
+    with pytest.raises(InputError, match=r"o/tiny: is not on this machine \(`hf download o/tiny`"):
+        await Engine(_own_home).selftest("o/tiny", print)
+    assert hub.sent[WEIGHTS] < 10_000

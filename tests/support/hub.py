@@ -5,7 +5,7 @@
 
 Data sets and models (`kind`), branches and tags by name, gated and private repositories with a token, ranges, and the faults that
 a connection has: a body that breaks off or stands still, a list of files that says something else than what comes. Weights
-(.safetensors) are listed with their SHA-256, as git-lfs has them.
+(.safetensors) are listed with their SHA-256, as git-lfs has them, and come from another host, which wants no token.
 """
 
 from __future__ import annotations
@@ -64,6 +64,7 @@ class Request:
 
 
 _API = re.compile(r"/api/(?P<kind>dataset|model)s/(?P<repo>[^/]+/[^/]+)(?:/(?P<verb>revision|tree)/(?P<revision>[^?]+))?")
+_STORE = "/store"  # the path of contents that the hub has elsewhere
 _FILE = re.compile(r"/(?P<kind>datasets/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 
 
@@ -73,6 +74,7 @@ class Hub:
     def __init__(self, repos: Mapping[str, Repo]) -> None:
         self.repos = dict(repos)
         self.requests: list[Request] = []
+        self.asked: list[tuple[str, str | None]] = []  # the files whose contents were sent, and the range that was asked for
         self.sent: Counter[str] = Counter()  # bytes of files' contents, by path
         self.released = threading.Event()  # lets what stands still go on
         self.connections: set[socket.socket] = set()
@@ -105,6 +107,10 @@ class Hub:
         for connection in self.connections:
             with suppress(OSError):  # its client has closed it
                 connection.shutdown(socket.SHUT_RDWR)
+
+    def ranges(self, path: str) -> list[str | None]:
+        """What was asked for of the file, each time that its contents were sent."""
+        return [asked for name, asked in self.asked if name == path]
 
     def fetched(self) -> list[str]:
         """The files whose bytes were asked for."""
@@ -145,12 +151,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(Request(self.command, path, self.headers.get("Range")))
-        api, file = _API.fullmatch(path), _FILE.fullmatch(path)
+        api, file = _API.fullmatch(path), _FILE.fullmatch(path.removeprefix(_STORE))
         with suppress(ConnectionError):  # its client may be killed
             if api is not None:
                 self._api(api)
             elif file is not None:
-                self._file(file)
+                self._file(file, from_store=path.startswith(_STORE))
             else:
                 self._refuse(404, "")
 
@@ -191,8 +197,15 @@ class _Handler(BaseHTTPRequestHandler):
             entry["lfs"] = {"oid": _etag(path, content), "size": size, "pointerSize": 130}
         return entry
 
-    def _file(self, match: re.Match[str]) -> None:
-        repo = self._repo(match, "dataset" if match["kind"] else "model", files=True)
+    def _file(self, match: re.Match[str], from_store: bool) -> None:
+        if from_store and self.headers.get("Authorization") is not None:
+            self._refuse(400, "")  # its address is signed: a token beside that is one too many
+            return
+        repo = (
+            self.hub.repos[match["repo"]]
+            if from_store
+            else self._repo(match, "dataset" if match["kind"] else "model", files=True)
+        )
         if repo is None:
             return
         found = repo.at(match["revision"])
@@ -206,6 +219,11 @@ class _Handler(BaseHTTPRequestHandler):
         path = match["path"]
         headers = {"ETag": f'"{_etag(path, files[path])}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         content = repo.served.get(path, files[path])
+        if _is_large(path) and not from_store:
+            where = f"{self.hub.url.replace('127.0.0.1', 'localhost')}{_STORE}{self.path}"
+            linked = {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(files[path])), "X-Repo-Commit": commit}
+            self._head(302, 0, {"Location": where, **linked})
+            return
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
         first, stop = (int(asked[1]), int(asked[2] or len(content)) + 1) if asked else (0, len(content))
         body = content[first:stop]
@@ -214,6 +232,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._head(206 if asked else 200, len(body), headers)
         if self.command == "HEAD":
             return
+        self.hub.asked.append((path, self.headers.get("Range")))
         faults = (repo.cut, repo.held, repo.reset)
         cut, held, reset = (fault.pop(path) if fault.get(path, len(body)) < len(body) else None for fault in faults)
         self._send(path, body[: next((at for at in (cut, held, reset) if at is not None), None)])

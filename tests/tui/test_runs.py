@@ -225,6 +225,7 @@ async def test_reads_that_are_asked_for_at_once_are_done_one_after_another(six: 
         assert len(screen.table.rows) == 6
 
 
+@pytest.mark.usefixtures("warm_workers")
 async def test_d_pressed_twice_starts_one_demo(home: Path) -> None:
     async with DroidTuneApp().run_test(size=(80, 24)) as pilot:
         await wait_for_text(pilot, "start your own")
@@ -236,6 +237,7 @@ async def test_d_pressed_twice_starts_one_demo(home: Path) -> None:
         assert len(runs) == 1
 
 
+@pytest.mark.usefixtures("warm_workers")
 async def test_r_starts_a_lost_run_again(home: Path) -> None:
     """A real run whose worker is killed: the row says lost, and r brings it back from its checkpoint."""
     run = await Engine(home).start(small_config("grpo", run__steps=500, run__name="left-behind"))

@@ -59,7 +59,7 @@ class ModelRow:
 
 
 def rows(models: Path, known: Hardware | None = None) -> list[ModelRow]:
-    """Every model found: the embedded one, the hub's cache, LM Studio's folders, and what was converted in the folder `models`."""
+    """Every model found: the embedded one, the hub's cache, LM Studio's folders, and the conversions in the folder `models`."""
     known = known or hardware.facts()
     found = [_folder_row("demo", "demo", share.demo_model(), known)]
     found += _cached(known)

@@ -165,7 +165,7 @@ class RunSection(Section):
 
 
 class RunConfig(Section):
-    model: str = Field(description="a local folder, an HF id that is on this machine, or `demo` (the embedded model)")
+    model: str = Field(description="a folder, a .gguf file, owner/name[@revision] (on this machine, else of the hub), or demo")
     method: str
     data: DataConfig
     chat: ChatConfig = ChatConfig()

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import engine
+from tests.support.once import made_once
 
 ROOT = Path(__file__).parents[1]
 STEM = f"droid_tune-{engine.__version__}"
@@ -21,11 +22,13 @@ STEM = f"droid_tune-{engine.__version__}"
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the sdist and the wheel that was built from it."""
-    out = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-P", "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
-    done = subprocess.run(command, cwd=out, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return out
+
+    def build(out: Path) -> None:
+        command = [sys.executable, "-P", "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
+        done = subprocess.run(command, cwd=out, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    return made_once(tmp_path_factory, "dist", build)
 
 
 def shipped(folder: str, pattern: str) -> set[str]:

@@ -56,11 +56,12 @@ async def settle(pilot: Pilot[Any]) -> None:
 
 async def wait_for(pilot: Pilot[Any], condition: Callable[[], Any], what: str = "the condition") -> Any:
     """What `condition` gives once it is truthy; the screen's text is in the failure."""
-    deadline = time.monotonic() + SECONDS
+    deadline, pause = time.monotonic() + SECONDS, 0.01
     while not (found := condition()):
         assert time.monotonic() < deadline, f"{what} never came:\n{painted_text(pilot.app)}"
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(pause)
         await pilot.pause()
+        pause = min(1.3 * pause, 0.1)  # painting the screen for every look would keep a processor busy
     return found
 
 
@@ -230,7 +231,7 @@ class Tmux:
         deadline = time.monotonic() + seconds
         while not holds(shown := self.capture()):
             assert time.monotonic() < deadline, f"{wanted!r} never came; the window shows:\n{shown}"
-            time.sleep(0.05)  # the poll of a condition that another process makes true
+            time.sleep(0.1)  # the poll of a condition that another process makes true
         return shown
 
     def resize(self, width: int, height: int) -> None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from engine import aliases, data_names, method_rules, methods, model_rules, optim_rules, reward_rules, share
 from engine.errors import InputError
@@ -194,7 +195,7 @@ def _validate(raw: dict[str, Any], where: str, origin: Mapping[str, str]) -> Run
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        first = error.errors()[0]
+        first = _telling(error.errors())
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             known = sorted(_known(first["loc"][:-1]))
@@ -208,6 +209,16 @@ def _validate(raw: dict[str, Any], where: str, origin: Mapping[str, str]) -> Run
         value = "" if isinstance(first["input"], dict | list) else f" (got {first['input']!r})"
         what = f"{aliases.named(key, origin)}: {first['msg']}{value}"
         raise InputError(what, where=where, remedy="correct the value") from error
+
+
+def _telling(errors: Sequence[ErrorDetails]) -> ErrorDetails:
+    """The first error; for a missing key an unknown one beside it: a misspelt key is both."""
+    first = errors[0]
+    beside = [each for each in errors if each["type"] == "extra_forbidden" and each["loc"][:-1] == first["loc"][:-1]]
+    if first["type"] != "missing" or not beside:
+        return first
+    missing = str(first["loc"][-1])
+    return next((each for each in beside if difflib.get_close_matches(str(each["loc"][-1]), [missing], cutoff=0.5)), beside[0])
 
 
 def _known(sections: tuple[int | str, ...]) -> list[str]:

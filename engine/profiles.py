@@ -25,6 +25,12 @@ class Profile:
     rewards: tuple[Mapping[str, Any], ...]  # as a config's `rewards`
 
 
+_NUMBER_IN_A_FIELD: tuple[Mapping[str, Any], ...] = (
+    {"name": "number", "weight": 1.0},
+    {"name": "domain", "weight": 0.5},
+    {"name": "step_coverage", "weight": 0.3},
+)
+
 PROFILES: Mapping[str, Profile] = {
     profile.id: profile
     for profile in (
@@ -61,11 +67,7 @@ PROFILES: Mapping[str, Profile] = {
             methods=("dr_grpo",),
             topic="medicine",
             format="reasoning",
-            rewards=(
-                {"name": "number", "weight": 1.0},
-                {"name": "domain", "weight": 0.5},
-                {"name": "step_coverage", "weight": 0.3},
-            ),
+            rewards=_NUMBER_IN_A_FIELD,
         ),
         Profile(
             id="scientific",
@@ -74,11 +76,7 @@ PROFILES: Mapping[str, Profile] = {
             methods=("dr_grpo",),
             topic="science",
             format="reasoning",
-            rewards=(
-                {"name": "number", "weight": 1.0},
-                {"name": "domain", "weight": 0.5},
-                {"name": "step_coverage", "weight": 0.3},
-            ),
+            rewards=_NUMBER_IN_A_FIELD,
         ),
         Profile(
             id="legal",

@@ -49,6 +49,15 @@ def test_the_examples_of_the_help_work(here: Path) -> None:
     assert "chats/train.jsonl: 18 rows" in text and "chats/valid.jsonl: 2 rows" in text
 
 
+def test_of_a_folder_the_files_that_were_not_read_are_said(here: Path) -> None:
+    (here / "all").mkdir()
+    for name in ("train", "valid", "test"):
+        write_rows(here / "all" / f"{name}.jsonl", GSM8K)
+    code, text = run("all", "out.jsonl")
+    assert code == 0 and "not read test.jsonl, valid.jsonl: of a folder the train file alone is converted" in text
+    assert "not read" not in run("all/train.jsonl", "more.jsonl")[1]
+
+
 def test_rows_that_are_left_out_are_said_and_the_exit_is_1(here: Path) -> None:
     write_rows(
         here / "in.jsonl", [*GSM8K, {"question": "?", "answer": "\x1b[31mno number"}, {"question": "", "answer": "#### 1"}]
@@ -56,7 +65,7 @@ def test_rows_that_are_left_out_are_said_and_the_exit_is_1(here: Path) -> None:
     code, text = run("in.jsonl", "out.csv", "--to", "prompt+answer")
     assert code == 1 and "\x1b" not in text
     assert "rows     22 read, 20 written" in text and "left out 2 rows" in text
-    assert "1 x no-number: there is no number after #### (lines 21 field answer)" in text
+    assert "1 x no-number: there is no number after #### (line 21 field answer)" in text
     assert "notes    on rows that are written" in text and "20 x completion: " in text
     assert run("in.jsonl", "out.csv", "--to", "prompt+answer")[0] == -1  # is there already
     code, text = run("in.jsonl", "out.csv", "--to", "prompt+answer", "--force", "--json")

@@ -66,6 +66,7 @@ def told(home: Path) -> list[tuple[str, str]]:
     return [(event["kind"], event["message"]) for event in events if event["type"] == "warning"]
 
 
+@pytest.mark.usefixtures("warm_workers")
 async def test_grpo_teaches_it_to_think(tmp_path: Path) -> None:
     """Greedy held-out accuracy from at most 0.45 to at least 0.95, by a reward for the answer alone; answers grow longer."""
     found = await measure(0, False, tmp_path)
@@ -77,6 +78,7 @@ async def test_grpo_teaches_it_to_think(tmp_path: Path) -> None:
     assert told(tmp_path) == []  # a healthy run: no learning canary fires
 
 
+@pytest.mark.usefixtures("warm_workers")
 async def test_shuffled_rewards_teach_it_nothing(tmp_path: Path) -> None:
     found = await measure(0, True, tmp_path, steps=30)  # the other seeds think by then; README's controls ran all 50
     assert found.last < 0.6

@@ -29,12 +29,12 @@ _PROMPTS = 4
 
 def bench(
     part: Annotated[
-        str | None, typer.Argument(metavar="[PART]", help=f"{', '.join(PARTS)}; without one all of them.", show_default=False)
+        str | None, typer.Argument(metavar="PART", help=f"{', '.join(PARTS)}; without one all of them.", show_default=False)
     ] = None,
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             help="A folder, an HF id on this machine, or demo; without one a random model of 4 million parameters.",
             show_default=False,
         ),

@@ -25,7 +25,9 @@ from engine.safe_text import safe_text
 
 
 def convert(
-    source: Annotated[str, typer.Argument(metavar="IN", help="A .jsonl, .json, .csv or .parquet file, or a folder of them.")],
+    source: Annotated[
+        str, typer.Argument(metavar="IN", help="A .jsonl, .json, .csv or .parquet file; of a folder its train file.")
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A new file, whose ending says its kind; with --split a folder.")],
     target: Annotated[
         str | None, typer.Option("--to", metavar="FORMAT", help="The new format; the rows' own where it is left out.")
@@ -65,7 +67,7 @@ def convert(
     """
     options = Options(
         format=format,
-        columns=_renamed(columns or ()),
+        columns=renamed(columns or ()),
         split={} if split is None else parse_split(split),
         kind=kind,
         seed=seed,
@@ -91,6 +93,9 @@ def said(done: Conversion) -> list[str]:
         lines.append(f"repeats  {done.repeats:,} rows say what an earlier one says: dropped")
     if done.in_no_part:
         lines.append(f"no part  {done.in_no_part:,} rows are in no part of the split: not written")
+    if done.not_read:
+        names = ", ".join(map(safe_text, done.not_read))
+        lines.append(f"not read {names}: of a folder the train file alone is converted; name the others one by one")
     if done.left_out:
         lines += [f"left out {sum(group.count for group in done.left_out):,} rows", *report_lines.problems(done.left_out)]
     if done.notes:
@@ -98,7 +103,7 @@ def said(done: Conversion) -> list[str]:
     return lines
 
 
-def _renamed(pairs: Sequence[str]) -> dict[str, str]:
+def renamed(pairs: Sequence[str]) -> dict[str, str]:
     """OURS=THEIRS as {ours: theirs}. Raises InputError."""
     columns: dict[str, str] = {}
     for pair in pairs:

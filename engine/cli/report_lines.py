@@ -9,6 +9,7 @@ from engine.safe_text import safe_text
 
 _SHOWN_LINES = 5
 _SHOWN_LABELS = 6
+_WITHOUT_LINES = {"reward-failed": "every row", "no-template": "the model", "no-generation-prompt": "the model"}
 
 
 def report(found: DataReport) -> list[str]:
@@ -27,13 +28,20 @@ def report(found: DataReport) -> list[str]:
     if found.sampled is not None:
         what = "lengths, template and rewards" if found.dry_run else "lengths and template"
         lines.append(f"sample   {what} of {found.sampled:,} rows (drawn, and the longest); --full measures all")
-    if found.labels:
+    if any(count > 1 for _, count in found.labels):
         lines.append(f"answers  {_labels(found)}")
     if found.duplicates:
-        lines.append(f"repeats  {found.duplicates} rows repeat an earlier one: lines {_numbers(found.duplicate_lines)}")
+        rows = "row repeats" if found.duplicates == 1 else "rows repeat"
+        lines.append(f"repeats  {found.duplicates} {rows} an earlier one: {_lines(found.duplicate_lines)}")
     lines += [f"dry run  {_dry_run(run, found.sampled is not None)}" for run in found.dry_run]
     lines += problems((*found.problems, *found.warnings))
-    named = [found.duplicate_lines, *(problem.lines for problem in (*found.problems, *found.warnings))]
+    held = () if found.held_out is None else found.held_out.problems
+    if found.held_out is not None:
+        own = found.held_out
+        state = "; unusable" if own.is_unusable else ""
+        lines.append(f"held-out {safe_text(own.path)}: rows {own.rows}, usable {own.usable}{state}")
+        lines += problems(held)
+    named = [found.duplicate_lines, *(problem.lines for problem in (*found.problems, *found.warnings, *held))]
     if max(map(len, named)) > _SHOWN_LINES:
         lines.append("note     --json lists every line")
     return [*lines, f"verdict  {found.verdict}"]
@@ -72,8 +80,8 @@ def _labels(found: DataReport) -> str:
 
 def _place(problem: ProblemGroup) -> str:
     if not problem.lines:
-        return "every row" if problem.kind == "reward-failed" else "the model"
-    return f"lines {_numbers(problem.lines)}" + (f" field {safe_text(problem.field)}" if problem.field else "")
+        return _WITHOUT_LINES.get(problem.kind, "the file as a whole")
+    return _lines(problem.lines) + (f" field {safe_text(problem.field)}" if problem.field else "")
 
 
 def _lengths(found: TokenLengths) -> str:
@@ -83,6 +91,7 @@ def _lengths(found: TokenLengths) -> str:
     )
 
 
-def _numbers(lines: Sequence[int]) -> str:
+def _lines(lines: Sequence[int]) -> str:
     more = len(lines) - _SHOWN_LINES
-    return ", ".join(map(str, lines[:_SHOWN_LINES])) + (f" and {more} more" if more > 0 else "")
+    shown = ", ".join(map(str, lines[:_SHOWN_LINES])) + (f" and {more} more" if more > 0 else "")
+    return f"{'line' if len(lines) == 1 else 'lines'} {shown}"

@@ -6,6 +6,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,7 @@ from engine.data import formats
 from engine.data.template import ChatTokenizer
 from engine.errors import InputError
 from engine.rewards import trial
+from engine.rewards.given import given_completions
 from engine.rewards.registry import LOADED, RewardInfo, describe
 from engine.rewards.trial import AnswersTrial, CompletionsTrial
 from engine.runs import record
@@ -52,6 +54,9 @@ def test(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a packaged recipe such as grpo.")],
     rows: Annotated[int, typer.Option("--rows", min=1, help="At most so many rows, from the first on.")] = 200,
     run: Annotated[str | None, typer.Option("--run", metavar="RUN", help="Score this run's latest completions instead.")] = None,
+    completions: Annotated[
+        Path | None, typer.Option("--completions", metavar="FILE", help="Score the completions of this .jsonl file instead.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Override a config value, e.g. --set data.train=x.jsonl."),
@@ -60,31 +65,45 @@ def test(
 ) -> None:
     """Try a config's rewards through the real reward process, before any training.
 
-    Every row's own answer, bare and as <think>...</think><answer>...</answer>, must get full marks from the rewards that judge
-    answers, and more than another row's answer. Exits with 1 where that is not so. With --run, the completions that a run
-    has stored in its latest step are scored instead.
+    Every row's own answer must get full marks from the rewards that judge answers, and more than another row's answer. It is
+    tried bare and as <think>...</think><answer>...</answer>, and the better of the two counts. Exits with 1 where that is not so.
+    llm_judge and code_tests are left out: a bare answer tells nothing of them.
+
+    With --run, the completions that a run has stored in its latest step are scored instead, by all rewards. With --completions
+    those of a file: {"line": 3, "completion": "..."} replies to line 3 of the training file; or each line is a row of the data
+    with a completion beside, such as {"prompt": "2+2?", "answer": "4", "completion": "..."}.
     """
     found = loading.load(config, settings).config
     if not found.rewards:
         raise InputError("there are no rewards to test", where=config, remedy="add a `rewards` section and a reward method")
-    if run is None and (asked := [reward.name for reward in found.rewards if reward.file is None and reward.name in LOADED]):
-        what = f"{', '.join(asked)} cannot be tried on bare answers"
-        remedy = "try it on a run's completions with --run RUN, or leave it out of the config for this test"
-        raise InputError(what, where=config, remedy=remedy)
-    examples = formats.load_training_data(found).train
-    if run is not None:
-        completions = _stored(found, examples, run, rows)
-        as_text = completion_lines(completions)
-        faults = [part.name for part in completions if part.errors]
-        report: dict[str, Any] = {"run": run, "rewards": [asdict(part) for part in completions]}
+    if run is not None and completions is not None:
+        raise InputError("two sources of completions are given", where="--completions", remedy="leave out --run or --completions")
+    data = formats.load_training_data(found)
+    examples = data.train
+    if run is not None or completions is not None:
+        if completions is not None:
+            scored = _given(found, data.files[0], completions, rows)
+        else:
+            assert run is not None
+            scored = _stored(found, examples, run, rows)
+        as_text = completion_lines(scored)
+        faults = [part.name for part in scored if part.errors]
+        source = {"run": run} if run is not None else {"completions": str(completions)}
+        report: dict[str, Any] = {**source, "rewards": [asdict(part) for part in scored]}
     else:
+        left_out = [reward.name for reward in found.rewards if reward.file is None and reward.name in LOADED]
+        used = [reward for reward in found.rewards if reward.file is not None or reward.name not in LOADED]
+        if not used:
+            what = f"{' and '.join(left_out)} cannot be tried on bare answers"
+            raise InputError(what, where=config, remedy="try it on completions, with --run RUN or --completions FILE")
         tried = examples[:rows]
         chat = ChatTokenizer(configs.model_folder(found.model), found.chat)
         prompts = [chat.render(example.messages, True) for example in tried]
-        answers = trial.try_answers(found.rewards, tried, prompts, chat.encode)
+        answers = trial.try_answers(used, tried, prompts, chat.encode)
         as_text = answer_lines(answers, len(tried), len(examples))
+        as_text += [f"note  {name} is left out: try it on completions, with --run RUN or --completions FILE" for name in left_out]
         faults = [part.name for part in answers if part.fault]
-        report = {"rows": len(tried), "of": len(examples)}
+        report = {"rows": len(tried), "of": len(examples), "left_out": left_out}
         report["rewards"] = [{**asdict(part), "fault": part.fault} for part in answers]
     print(json.dumps(report, indent=1, ensure_ascii=False) if as_json else "\n".join(as_text))
     raise typer.Exit(1 if faults else 0)
@@ -174,3 +193,13 @@ def _stored(config: RunConfig, examples: Sequence[Example], run: str, rows: int)
     prompts, completions = ([sample[key] for sample in samples] for key in ("prompt", "text"))
     ids = [sample["token_ids"] for sample in samples if "token_ids" in sample]
     return trial.try_completions(config.rewards, prompts, completions, ids if len(ids) == len(samples) else None, kept)
+
+
+def _given(config: RunConfig, data: formats.DataSet, file: Path, rows: int) -> list[CompletionsTrial]:
+    """The rewards on the completions of the file. InputError as given_completions raises it."""
+    pairs = given_completions(file, data, config.data, rows)
+    examples, texts = [example for example, _ in pairs], [text for _, text in pairs]
+    chat = ChatTokenizer(configs.model_folder(config.model), config.chat)
+    end = [] if chat.eos_id is None else [chat.eos_id]
+    prompts = [chat.render(example.messages, True) for example in examples]
+    return trial.try_completions(config.rewards, prompts, texts, [[*chat.encode(text), *end] for text in texts], examples)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -12,13 +13,12 @@ from typing import Annotated, Any, cast
 import typer
 import yaml
 
-from engine import profiles
+from engine import methods, profiles
 from engine.api import Engine
 from engine.cli import screens
 from engine.data import samples
 from engine.data.examples import FORMATS
 from engine.errors import InputError
-from engine.profiles import Profile
 from engine.safe_text import safe_text
 
 
@@ -45,7 +45,7 @@ def sample_data(
 ) -> None:
     """Generate rows to try a method with: problems with computed answers, each with its steps.
 
-    --profile also prints the rewards that read the rows, to paste into a config. Topics:
+    --profile also prints the rewards that read the rows, to paste into the config of a reward method. Topics:
     """
     chosen = None if profile is None else profiles.profile(profile)
     if chosen is not None and (topic is not None or format is not None):
@@ -61,19 +61,20 @@ def sample_data(
     format = format or samples.formats(method, topic)[0]
     work = Engine().sample_data(method, out, rows, seed, topic=cast(samples.Topic, topic), format=format, overwrite=force)
     path = asyncio.run(work)
+    rewards = () if chosen is None or methods.method(method).kind == "sft" else chosen.rewards
     if as_json:
         made = {"path": str(path), "method": method, "rows": rows, "seed": seed, "topic": topic, "format": format}
-        more = {} if chosen is None else {"profile": chosen.id, "rewards": [dict(reward) for reward in chosen.rewards]}
+        more = {} if chosen is None else {"profile": chosen.id, "rewards": [dict(reward) for reward in rewards]}
         print(json.dumps(made | more, indent=1))
         return
     print(safe_text(str(path)))
-    if chosen is not None:
-        print(_section(chosen))
+    if rewards:
+        print(_section(rewards))
 
 
-def _section(profile: Profile) -> str:
+def _section(rewards: Sequence[Mapping[str, Any]]) -> str:
     """The config's `rewards`, with a reward on each line."""
-    lines = [yaml.safe_dump(dict(reward), default_flow_style=True, sort_keys=False).strip() for reward in profile.rewards]
+    lines = [yaml.safe_dump(dict(reward), default_flow_style=True, sort_keys=False).strip() for reward in rewards]
     return "\n".join(["rewards:", *(f"  - {line}" for line in lines)])
 
 

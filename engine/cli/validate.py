@@ -15,6 +15,7 @@ from engine import config as configs
 from engine import data_names, methods, reward_rules
 from engine.api import Engine
 from engine.cli import loading, report_lines
+from engine.cli.convert import renamed
 from engine.config import RewardConfig, SamplingConfig
 from engine.errors import InputError
 from engine.rewards import registry
@@ -33,7 +34,15 @@ def validate(
     model: Annotated[
         str | None, typer.Option("--model", help="Measure lengths in this model's tokens (a folder, an id or demo).")
     ] = None,
-    valid: Annotated[str | None, typer.Option("--valid", help="A held-out file: say which of its rows DATA has too.")] = None,
+    valid: Annotated[
+        str | None, typer.Option("--valid", help="A held-out file: checked, too, and which of its rows DATA has.")
+    ] = None,
+    format: Annotated[
+        str | None, typer.Option("--format", help="The format of the rows, where it is not the one that is detected.")
+    ] = None,
+    columns: Annotated[
+        list[str] | None, typer.Option("--columns", metavar="OURS=THEIRS", help="Rename a column of DATA; can be repeated.")
+    ] = None,
     config: Annotated[
         str | None,
         typer.Option("--config", metavar="CONFIG", help="Check as this run will: its data, columns, limits, model, rewards."),
@@ -59,12 +68,15 @@ def validate(
     2 when the file cannot be used.
     """
     where = Path.cwd()
+    names = renamed(columns or ())
     if config is not None:
         flags = {
             "data.train": None if data is None else data_names.resolve(data, where),
             "data.valid": None if valid is None else data_names.resolve(valid, where),
             "model": None if model is None else configs.model_path(model, where),
             "method": method,
+            "data.format": format,
+            "data.columns": names or None,
         }
         given = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
         run = loading.load(config, [*(settings or []), *given]).config
@@ -86,6 +98,8 @@ def validate(
                 valid=None if valid is None else Path(data_names.resolve(valid, where)),
                 full=full,
                 rewards=_rewards(reward, dry_run, method, SamplingConfig(), "auto"),
+                format=format or "auto",
+                columns=names,
             )
         )
     print(json.dumps(report.as_dict(), indent=1, ensure_ascii=False) if as_json else "\n".join(report_lines.report(report)))
@@ -100,7 +114,10 @@ def _rewards(named: Sequence[str] | None, dry_run: bool, method: str, sampling: 
         raise InputError(f"{method} has no rewards", where="--reward", remedy="leave it out, or give --method grpo")
     if list(named) == ["auto"]:
         return "auto"
-    return reward_rules.placed([_reward(name) for name in named], sampling, lambda path: path)
+    made = [_reward(name) for name in named]
+    if len({reward.name for reward in made}) < len(made):
+        raise InputError("two rewards have the same name", where="--reward", remedy="each part is reported by its name")
+    return reward_rules.placed(made, sampling, lambda path: path)
 
 
 def _reward(name: str) -> RewardConfig:

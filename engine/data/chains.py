@@ -14,7 +14,7 @@ from engine.data.values import json_type
 from engine.rewards.answers import boxed
 from engine.rewards.marks import MarkError, step_marks
 
-_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _ANSWER = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL)
 _SAID = re.compile(r"[^\n]*\banswer(?:\s+is\s*:?|\s*[:=])\s*(\S[^\n]*)$", re.IGNORECASE)
 _OPENING = "<think>\n"
@@ -134,6 +134,6 @@ def _texts(value: Any, field: str) -> list[str]:
 
 
 def _without_tags(text: str, field: str) -> None:
-    tag = next((tag for tag in _TAGS if tag in text), None)
+    tag = next((tag for tag in TAGS if tag in text), None)
     if tag is not None:
         raise Unusable("tags-in-text", field, f"{field!r} holds {tag}", "remove the tag: the layout is written around the text")

@@ -1,8 +1,9 @@
 """One row from one format to another: what each format is made of, and what it cannot hold.
 
 A row is read as training reads it (its prompt, the completion that is imitated, the answer that rewards compare with) and
-written so that training reads the same from the new row, which is checked for every row. What would have to be guessed or
-would be lost is Unusable; what a format has by its nature no place for is a note, and the row is written.
+written so that training reads the same prompt, completion and answer from the new row, which is checked for every row. What
+would have to be guessed or would be lost of those is Unusable; what a format has by its nature no place for (which replies are
+learned, which steps decide) is a note, and the row is written.
 
     target              made of
     messages            the prompt's turns, then the completion (else the answer) as the assistant's
@@ -48,7 +49,7 @@ OWN_FIELDS: dict[str, tuple[str, ...]] = {
 _CARRIED = {"reasoning": OWN_FIELDS["reasoning"][2:], "prompt+answer": ("type",)}  # columns that are a target's own fields
 _WOULD_COUNT = {"instruction": ("input", "response")}  # columns that a target would read as its own
 _LAYOUT = re.compile(r"\s*<think>(.*?)</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
-_TAG = re.compile(r"</?(?:think|answer)>")
+_TAG = re.compile("|".join(chains.TAGS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,10 @@ def check_pair(source: str, target: str) -> None:
     if source not in OWN_FIELDS:
         raise InputError(f"{source} rows cannot be converted", where="--format", remedy=f"one of: {', '.join(OWN_FIELDS)}")
     if source != target and "text" in (source, target):
-        what = f"{source} rows cannot become {target} rows: a text is not parted into prompt and completion"
+        why = "a text is not parted into prompt and completion"
+        if target == "text":
+            why = "a text does not say where its prompt ends: the prompt would be learned, too"
+        what = f"{source} rows cannot become {target} rows: {why}"
         remedy = "part it into the fields prompt and completion" if source == "text" else "methods that read text read chats, too"
         raise InputError(what, where="--to", remedy=remedy)
 
@@ -89,6 +93,9 @@ def convert_row(row: Row, example: Example, source: str, target: str, *, only_fo
         fields, completion, answer = _TARGETS[target](meaning)
         made = _joined(meaning, fields, target)
         _check(made, target, meaning, completion, answer)
+        if example.marks:
+            reason = "only reasoning rows say which steps decide: supervised training will weigh all of the completion alike"
+            meaning.note("step-marks", "sparse_indicators", reason, "keep the format reasoning to weigh the decisive steps")
     except Unusable as unusable:
         return Problem(row.line, *unusable.parts)
     return Converted(made, tuple(meaning.notes))

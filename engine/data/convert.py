@@ -9,12 +9,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from engine.data.conversions import check_pair, check_target, convert_row
 from engine.data.examples import FORMATS, Kind, check_format
+from engine.data.files import held_out_files
 from engine.data.formats import as_example, detect_file, remapped
 from engine.data.report import Groups, ProblemGroup
 from engine.data.rows import BROKEN_FILE, Places, Problem, Row, check_file, place
@@ -42,6 +43,7 @@ class Conversion:
     in_no_part: int  # rows that --split has no place for
     left_out: tuple[ProblemGroup, ...]  # rows that cannot be written, most frequent first
     notes: tuple[ProblemGroup, ...]  # rows that are written, and what the format has no place for
+    not_read: tuple[str, ...] = ()  # names of a folder's valid and test files, which are left as they are
 
     @property
     def written(self) -> int:
@@ -109,18 +111,19 @@ def convert(
         check_target(target)
     source = _source(file, options)
     check_pair(source, target or source)
+    not_read = held_out_files(path) if path.is_dir() else ()
     job = _Job(file, source, target or source, options, on_rows)
     if not options.split:
         if options.kind is not None:
             remedy = "let the ending of OUT say what kind of file it is, such as rows.csv"
             raise InputError("names the kind of files that --split writes", where="--kind", remedy=remedy)
-        return _whole(job, out)
+        return replace(_whole(job, out), not_read=not_read)
     if out.exists() and not out.is_dir():
         raise InputError("is a file, and --split writes a folder", where=str(out), remedy="name a folder")
     paths = [out / f"{name}.{options.kind or 'jsonl'}" for name in options.split]
     for part in paths:
         check_writable(part, overwrite=options.overwrite)
-    return _parts(job, paths)
+    return replace(_parts(job, paths), not_read=not_read)
 
 
 def _source(path: Path, options: Options) -> str:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from engine import methods
-from engine.data import chains
-from engine.data.fields import ROLES, Unusable, asked, chat_turns, optional_text, prompt_turns, required_text
+from engine.data import chains, sharegpt
+from engine.data.fields import ROLES, Unusable, asked, chat_turns, optional_text, prompt_turns, reply_text, required_text
 from engine.data.values import Problem, Row, json_type
 from engine.errors import InputError
 from engine.types import Example, Message
@@ -47,7 +47,8 @@ REFUSED: dict[str, tuple[tuple[str, ...], str, str]] = {  # id: its fields, why,
     "preference": (
         ("chosen", "rejected"),
         "these are preference rows, and preference methods are not there yet",
-        "to imitate the chosen replies set method: sft and data.columns: {completion: chosen}",
+        "to imitate the chosen replies with method: sft "
+        "set data.columns: {completion: chosen} (for `convert` --columns completion=chosen)",
     ),
 }
 _NEEDED = {name: tuple(tuple(field.split("|")) for field in needed) for name, needed in FORMATS.items()}
@@ -94,12 +95,26 @@ def require_format(method: methods.Method, format: str, where: str) -> None:
 
 
 def remap(row: Row, columns: Mapping[str, str]) -> Row:
-    """The row with `columns` (our name: the name in the file) renamed. A renamed field hides one that had our name."""
-    if not columns:
-        return row
+    """The row with `columns` (our name: the name in the file) renamed. A renamed field hides one that had our name.
+
+    ShareGPT's `conversations` become `messages` (see sharegpt.py) in a row that has no format of its own, or that of a text.
+    """
+    if columns:
+        row = _renamed(row, columns)
+    if sharegpt.NAME in row.fields and detect(row.fields) in (None, "text"):
+        return sharegpt.as_messages(row, sharegpt.NAME)
+    return sharegpt.as_messages(row, "messages") if sharegpt.has_speakers(row.fields.get("messages")) else row
+
+
+def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
     renamed = {ours: row.fields[theirs] for ours, theirs in columns.items() if theirs in row.fields}
     taken = set(columns.values())
     return Row(row.line, {name: value for name, value in row.fields.items() if name not in taken} | renamed)
+
+
+def renaming(ours: str, theirs: str) -> str:
+    """How a column is renamed, in a config and on the command line."""
+    return f"set data.columns: {{{ours}: {theirs}}} (for `convert` --columns {ours}={theirs})"
 
 
 def to_example(row: Row, format: str, kind: Kind, system: str | None) -> Example | Problem:
@@ -109,8 +124,9 @@ def to_example(row: Row, format: str, kind: Kind, system: str | None) -> Example
     completion and (without an `answer` field) answer; under sft `turns` holds both, where there are earlier assistant
     turns; what follows the last one is not used. Under rl a conversation that ends with a user turn and has an
     `answer` is a prompt as a whole. `prompt+completion` and `instruction` under rl: the completion is the answer where there is
-    no `answer` field. `gsm8k`: the answer is the number after the last ####; the whole text is sft's completion. `reasoning`:
-    see chains.py; the answer is the solution's final answer unless there is an `answer` field. `text`: there are no messages.
+    no `answer` field; a completion may be a list of one assistant turn. `gsm8k`: the answer is the number after the last ####;
+    the whole text is sft's completion. `reasoning`: see chains.py; the answer is the solution's final answer unless there is an
+    `answer` field. `text`: there are no messages.
     `system`, or the row's own `system` field, goes before prompts that have no system turn; what a chain's domain fields say
     goes behind it. `columns` holds every field but the prompt itself; `type` is there as `types`, too, the name that reward
     functions use.
@@ -128,7 +144,7 @@ def _example(row: Row, format: str, kind: Kind, system: str | None) -> Example:
         names = next(names for names in _NEEDED[format] if all(fields.get(name) is None for name in names))
         state = "is null" if names[0] in fields else "is missing"
         reason = f"{' or '.join(map(repr, names))} {state}; the row has: {', '.join(fields) or 'no fields'}"
-        raise Unusable("missing-field", names[0], reason, f"add it, or set columns: {{{names[0]}: NAME}}")
+        raise Unusable("missing-field", names[0], reason, f"add it, or {renaming(names[0], 'NAME')}")
     prompt, completion, answer = _READERS[format](fields, kind)
     if kind == "rl":
         if answer is None:
@@ -139,6 +155,8 @@ def _example(row: Row, format: str, kind: Kind, system: str | None) -> Example:
     columns = {name: value for name, value in fields.items() if name not in ("prompt", "messages")}
     if answer is not None:
         columns["answer"] = answer
+    if format == "prompt+completion":
+        columns["completion"] = completion  # a text, however it was written
     if format == "reasoning":
         columns["reasoning_steps"] = chains.steps(fields)  # a list, however it was written
     if "type" in columns:
@@ -164,13 +182,13 @@ def _gsm8k(fields: Mapping[str, Any], kind: Kind) -> _Parts:
     number = gsm8k_number(solution)
     if number is None and kind == "rl":
         reason = "no number after ####" if "####" in solution else "no #### in the answer"
-        remedy = "end it with `#### NUMBER`, or set columns: {prompt: question} to compare all of it"
+        remedy = f"end it with `#### NUMBER`, or, to compare all of it, {renaming('prompt', 'question')}"
         raise Unusable("no-reference", "answer", reason, remedy)
     return prompt_turns(fields["question"], "question"), solution if kind == "sft" else None, number
 
 
 def _prompt_completion(fields: Mapping[str, Any], kind: Kind) -> _Parts:
-    completion = required_text(fields, "completion")
+    completion = reply_text(fields, "completion")
     answer = optional_text(fields, "answer")
     return prompt_turns(fields["prompt"], "prompt"), completion, completion if answer is None and kind == "rl" else answer
 

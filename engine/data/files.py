@@ -133,6 +133,13 @@ def part(folder: Path, name: str) -> Path | None:
     return folder / one
 
 
+def held_out_files(folder: Path) -> tuple[str, ...]:
+    """Names of the folder's valid and test files, shards one by one, sorted."""
+    held = {*PARTS["valid"], *PARTS["test"]}
+    names = (path.name for path in folder.iterdir() if path.is_file() and ending(path.name) in READABLE)
+    return tuple(sorted(name for name in names if stem(name).lower() in held))
+
+
 def train_file(folder: Path) -> Path:
     """The folder's train file, or all its shards. Raises InputError."""
     found = part(folder, "train")
@@ -201,7 +208,7 @@ def _check_file(path: Path) -> None:
         with open_file(path) as file:
             first = file.read(2)
     except FileNotFoundError:
-        remedy = "check the path; relative paths start at the config's folder"
+        remedy = "check the path; a relative one starts at the config's folder, on the command line at the current folder"
         raise InputError("no such data file", where=str(path), remedy=remedy) from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise damaged_gzip(path, error) from error

@@ -6,16 +6,30 @@ from here.
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from engine import methods
 from engine.config import RunConfig
-from engine.data.examples import FORMATS, REFUSED, Kind, check_format, detect, has_fields, remap, require_format, to_example
-from engine.data.files import OnProgress
+from engine.data.examples import (
+    FORMATS,
+    REFUSED,
+    Kind,
+    check_format,
+    detect,
+    has_fields,
+    remap,
+    renaming,
+    require_format,
+    to_example,
+)
+from engine.data.files import OnProgress, ending, open_file, opened
+from engine.data.json_rows import WRAPPERS
 from engine.data.rows import BROKEN_FILE, TEXTS, Places, Problem, Row, check_file, file_sha256, place, read_rows
 from engine.data.sources import training_files
 from engine.data.splits import NO_PART, parted, shuffled
@@ -46,6 +60,7 @@ __all__ = [
 ]  # fmt: skip
 
 _DETECT_ROWS = 200
+_BEGINNING_BYTES = 4096
 _SHOWN_PROBLEMS = 3
 
 
@@ -110,7 +125,7 @@ def remapped(path: Path, columns: Mapping[str, str], places: Places | None = Non
             yield row
     if is_empty:
         rows = cut(str(path))[1]
-        what = "there are no rows, only blank lines" if rows is None else f"no rows are in {rows}"
+        what = _without_rows(path) if rows is None else f"no rows are in {rows}"
         raise InputError(what, where=str(path), remedy="give at least one row")
     for ours, theirs in columns.items():
         if named and theirs not in named:
@@ -131,10 +146,40 @@ def as_example(row: Row, format: str, kind: Kind, system: str | None, *, detecte
             return Problem(row.line, "other-format", "", f"this row is {own}, but most rows are not", "keep one format per file")
         known = "; ".join("+".join(needed) for needed in FORMATS.values())
         reason = f"no format is known for the fields: {', '.join(row.fields) or 'none'}"
-        return Problem(row.line, "no-format", "", reason, f"set columns so that they become one of: {known}")
+        remedy = f"{renaming('OURS', 'THEIRS')} so that they become one of: {known}"
+        inside = _rows_inside(row.fields)
+        if inside:
+            remedy = (
+                f"if the rows are those of {inside!r}, put them in an array under {', '.join(WRAPPERS[:-1])} or {WRAPPERS[-1]}"
+            )
+        return Problem(row.line, "no-format", "", reason, remedy)
     if own is not None:
         return Problem(row.line, "other-format", "", f"this row is {own}, but most rows are {format}", "keep one format per file")
     return to_example(row, format, kind, system)  # says which field is missing
+
+
+def _rows_inside(fields: Mapping[str, Any]) -> str:
+    """The name of the first field that looks like a table, of parts of one with a dot; empty where there is none."""
+    for name, value in fields.items():
+        for inner, rows in value.items() if isinstance(value, dict) else ((None, value),):
+            if isinstance(rows, list) and rows and all(isinstance(row, dict) for row in rows):
+                return name if inner is None else f"{name}.{inner}"
+    return ""
+
+
+def _without_rows(path: Path) -> str:
+    """Why a file has no row."""
+    kind = ending(path.name)
+    if kind == ".csv":
+        return "there are no rows below the first line, which names the columns"
+    if kind == ".parquet":
+        return "there are no rows: the table is empty"
+    if kind == ".json":
+        for file in opened(path)[0]:
+            with open_file(file) as text:
+                if text.read(_BEGINNING_BYTES).removeprefix(BOM_UTF8).strip():
+                    return "there are no rows: the array is empty"
+    return "there are no rows, only blank lines"
 
 
 def _texts(columns: Mapping[str, str]) -> frozenset[str]:

@@ -133,6 +133,7 @@ class _Source:
         self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
         self._bytes = 0  # read so far
         self._line = 1  # of the buffer's first character
+        self._column = 0  # characters of that line before it
         self._text = ""
         self._position = 0
         self._ended = False
@@ -184,7 +185,7 @@ class _Source:
     def broken(self, reason: str, remedy: str, position: int | None = None) -> _Broken:
         """The error to raise, with the place in the file."""
         before = self._text[: self._position if position is None else position]
-        column = len(before) - before.rfind("\n")
+        column = len(before) - before.rfind("\n") + (0 if "\n" in before else self._column)
         return _Broken("not-json", f"{reason} (line {self._line + before.count(chr(10))}, column {column} of the file)", remedy)
 
     def _read(self, size: int) -> None:
@@ -196,6 +197,8 @@ class _Source:
         except UnicodeDecodeError as error:
             place = self._bytes - len(error.object) + error.start + 1
             raise _Broken("not-utf8", f"byte {place} of the file is not UTF-8", "save the file as UTF-8") from error
+        last = self._text.rfind("\n", 0, self._position)
+        self._column = self._position + self._column if last < 0 else self._position - last - 1
         self._line += self._text.count("\n", 0, self._position)
         self._text = self._text[self._position :] + more
         self._position = 0

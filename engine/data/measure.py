@@ -62,6 +62,15 @@ class Lengths:
         """The share, 0 to 1, of the target tokens that weigh more than others; None where no step is marked as decisive."""
         return self._decisive_tokens / self._target_tokens if self._decisive_tokens else None
 
+    def has_row_within(self, max_prompt_tokens: int, max_completion_tokens: int) -> bool:
+        """Whether a row that was measured is within both limits, as TargetRow.is_within says; of a sampled completion none is
+        known."""
+        return any(
+            prompt <= max_prompt_tokens and (self._targets is None or 0 < completion <= max_completion_tokens)
+            for by_chance, prompts in self._prompts.items()
+            for prompt, completion in zip(prompts, self._completions[by_chance], strict=True)
+        )
+
     def prompts(self, limit: int) -> TokenLengths | None:
         """The distribution of the prompts' lengths."""
         return token_lengths(self._prompts[True], limit, self._prompts[False])

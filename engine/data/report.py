@@ -20,7 +20,7 @@ class ProblemGroup:
 
     kind: str
     count: int
-    lines: tuple[int, ...]  # all of them, ascending; () where the trouble is the model's template or a reward that always fails
+    lines: tuple[int, ...]  # all of them, ascending; () where no single row is meant: the file, the model, a reward
     field: str
     reason: str
     remedy: str
@@ -55,6 +55,18 @@ class DryRun:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldOut:
+    """What the held-out file holds."""
+
+    path: str
+    format: str
+    rows: int
+    usable: int
+    problems: tuple[ProblemGroup, ...]  # their lines are those of this file
+    is_unusable: bool  # a run would not start with it
+
+
+@dataclass(frozen=True, slots=True)
 class DataReport:
     """What validate found. "unusable": training could not start; "ready with warnings": it could, but see what is listed."""
 
@@ -63,7 +75,7 @@ class DataReport:
     format: str
     rows: int
     usable: int  # rows less those with problems
-    problems: tuple[ProblemGroup, ...]  # rows that cannot be used, most frequent first
+    problems: tuple[ProblemGroup, ...]  # rows that cannot be used, most frequent first; without lines, why the file cannot
     prompt_tokens: TokenLengths | None  # None without a tokenizer
     completion_tokens: TokenLengths | None  # None without a tokenizer and for reward methods, which sample their completions
     duplicates: int  # rows that repeat an earlier one's prompt, completion and answer
@@ -75,6 +87,8 @@ class DataReport:
     sampled: int | None = None  # rows that were rendered, measured and scored; None: every usable row. The rest is of every row
     dry_run: tuple[DryRun, ...] = ()  # the rewards that the rows' own answers were scored with
     decisive_share: float | None = None  # of target tokens, those of steps that sparse_indicators mark; None: no such step
+    held_out: HeldOut | None = None  # the held-out file, where there is one
+    is_settings_only: bool = False  # unusable, but only for its limits and rewards: another config could use the data
     labels: tuple[tuple[str, int], ...] = ()  # reference answers and their rows, where there are 20 different ones at most
 
     def as_dict(self) -> dict[str, Any]:

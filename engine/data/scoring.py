@@ -150,6 +150,11 @@ class Tally:
                 groups.append(ProblemGroup("reward-failed", len(run.failed), lines, run.name, reason, run.failure.remedy))
         return groups
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether a reward failed for every row that it was tried on: in a run it would do so at once."""
+        return any(run.rows and len(run.failed) == run.rows for run in self._runs.values())
+
     def _judge(self, line: int, place: int, marks: Sequence[Marks]) -> None:
         tried = [own for own in marks if own.full is not None and place < own.tried]
         low = {own.name: own.full - value for own in tried if own.full is not None and (value := own.values[place]) is not None}

@@ -14,14 +14,15 @@ from typing import Any
 
 from engine import methods
 from engine.config import DataConfig, RunConfig
-from engine.data import sources
-from engine.data.examples import Kind, require_format
+from engine.data import held_out, sources
+from engine.data.examples import require_format
 from engine.data.formats import stream
 from engine.data.measure import Lengths, require_one_within, template_trouble
 from engine.data.report import (
     DataReport,
     DryRun,
     Groups,
+    HeldOut,
     ProblemGroup,
     TokenLengths,
     Verdict,
@@ -29,7 +30,7 @@ from engine.data.report import (
     token_lengths,
 )
 from engine.data.scoring import OwnAnswer, Scorer, Tally, reference_completion
-from engine.data.structure import Sample, Structure, duplicate_lines, keys
+from engine.data.structure import Sample, Structure, duplicate_lines
 from engine.data.targets import Targets
 from engine.data.template import ChatTokenizer
 from engine.rewards.marks import DECISIVE_WEIGHT
@@ -38,6 +39,7 @@ from engine.types import Example
 __all__ = [
     "DataReport",
     "DryRun",
+    "HeldOut",
     "ProblemGroup",
     "Scorer",
     "TokenLengths",
@@ -51,6 +53,7 @@ __all__ = [
 ]
 
 _SCORED_AT_ONCE = 2048
+_NO_PROMPT = "rows of plain text have no prompt: all of it is learned, and targets: last has nothing to go by"
 
 
 def validate(
@@ -66,6 +69,7 @@ def validate(
     targets: Targets = "assistant",
     decisive_weight: float = DECISIVE_WEIGHT,
     valid: Path | None = None,
+    is_held_out: bool = False,
     scorer: Scorer | None = None,
     full: bool = False,
     seed: int = 0,
@@ -73,21 +77,37 @@ def validate(
     """Check every row of `path`, a file or a folder's train file, for the method.
 
     With `tokenizer`, a model folder, lengths are measured as well; with `valid`, the held-out file (a folder's own is found),
-    prompts that are in both are warned of; with `scorer`, for a reward method, rows whose own answer does not get full marks,
+    that one is read, too, and prompts that are in both are warned of; without, a row must be left to hold out, unless `path`
+    itself `is_held_out`; with `scorer`, for a reward method, rows whose own answer does not get full marks,
     and rewards that fail. The last and the first of these take all rows up to 2,000, then as many drawn by `seed` and the 100
     longest, unless `full`.
     A completion's length includes the token that ends it; of a chat with several targets it is all that follows the first
     target's beginning, and with `targets` "all" the prompt is one token. Chats that the chat template refuses are problems.
     InputError for an unknown method, a format that the method cannot use, and whatever makes the file unreadable as a whole;
-    a damaged line is a problem and makes the file unusable.
+    a damaged line is a problem and makes the file unusable, as does all else that a run would refuse: of the held-out file as
+    well, of the limits, and of rewards that fail on every row.
     """
     method = methods.method(method_id)
     file, valid = sources.training_files(DataConfig(train=str(path), valid=None if valid is None else str(valid)))
     chosen, results = stream(file, kind=method.kind, format=format, columns=columns, system=system)
     require_format(method, chosen, str(file))
-    structure = Structure(_prompt_keys(valid, method.kind, format, columns, system))
     is_supervised = method.kind == "sft"
     measured = None if tokenizer is None else ChatTokenizer(tokenizer)
+    held: HeldOut | None = None
+    taken: frozenset[bytes] = frozenset()
+    if valid is not None:
+        held, taken = held_out.look(
+            valid,
+            method,
+            format=format,
+            columns=columns,
+            system=system,
+            tokenizer=measured,
+            max_prompt_tokens=max_prompt_tokens,
+            max_completion_tokens=max_completion_tokens,
+            targets=targets,
+        )
+    structure = Structure(taken)
     lengths = None if measured is None else Lengths(measured, targets if is_supervised else None, decisive_weight)
     closer = _Closer(measured, lengths, None if is_supervised else scorer, full, seed)
     problems = Groups()
@@ -99,20 +119,26 @@ def validate(
             problems.add(result)
     rows = structure.count + len(problems)
     closer.finish(problems, structure.warnings)
-    one_sided = None if is_supervised else structure.one_sided()
-    if one_sided is not None:
-        structure.warnings.add(one_sided)
-
     usable = rows - len(problems)
     prompt_tokens = None if lengths is None else lengths.prompts(max_prompt_tokens)
     completion_tokens = None if lengths is None else lengths.completions(max_completion_tokens)
-    warnings = (*closer.template_trouble(usable), *closer.tally.failures(), *structure.warnings.groups())
+    one_sided = () if is_supervised else _one_sided(structure)
+    warnings = (*closer.template_trouble(usable), *closer.tally.failures(), *structure.warnings.groups(), *one_sided)
     over = sum(found.over_limit for found in (prompt_tokens, completion_tokens) if found is not None)
-    all_too_long = lengths is not None and prompt_tokens is not None and prompt_tokens.over_limit == lengths.training_rows
+    of_data: list[ProblemGroup] = []  # why the file cannot be used, beside its rows' own problems
+    of_settings: list[ProblemGroup] = []
+    if usable == 1 and held is None and not is_held_out:
+        of_data.append(ProblemGroup("too-few", 1, (), "", "one row leaves nothing to hold out", "add rows, or give data.valid"))
+    if chosen == "text" and targets == "last" and is_supervised:
+        of_settings.append(ProblemGroup("no-prompt", usable, (), "", _NO_PROMPT, "leave data.targets out"))
+    if lengths is not None and lengths.training_rows and not lengths.has_row_within(max_prompt_tokens, max_completion_tokens):
+        of_settings.append(_over_limits(lengths.training_rows, is_supervised))
     verdict: Verdict = "ready"
-    if not usable or all_too_long or problems.is_broken:
+    is_spoiled = not usable or problems.is_broken or bool(of_data) or (held is not None and held.is_unusable)
+    is_settings_only = not is_spoiled and (bool(of_settings) or closer.tally.is_refused)
+    if is_spoiled or is_settings_only:
         verdict = "unusable"
-    elif len(problems) or structure.duplicate_lines or over or warnings:
+    elif len(problems) or structure.duplicate_lines or over or warnings or (held is not None and held.problems):
         verdict = "ready with warnings"
     return DataReport(
         path=str(file),
@@ -120,7 +146,7 @@ def validate(
         format=chosen,
         rows=rows,
         usable=usable,
-        problems=problems.groups(),
+        problems=(*of_data, *of_settings, *problems.groups()),
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         duplicates=len(structure.duplicate_lines),
@@ -132,6 +158,8 @@ def validate(
         sampled=closer.sampled,
         dry_run=closer.tally.runs(),
         decisive_share=None if lengths is None else lengths.decisive_share,
+        held_out=held,
+        is_settings_only=is_settings_only,
         labels=() if is_supervised else structure.labels(),
     )
 
@@ -221,11 +249,15 @@ class _Closer:
             self._waiting.clear()
 
 
-def _prompt_keys(
-    valid: Path | None, kind: Kind, format: str, columns: Mapping[str, str] | None, system: str | None
-) -> frozenset[bytes]:
-    """Hashes of the held-out file's prompts."""
-    if valid is None:
-        return frozenset()
-    _, results = stream(valid, kind=kind, format=format, columns=columns, system=system)
-    return frozenset(keys(result)[0] for result in results if isinstance(result, Example))
+def _one_sided(structure: Structure) -> tuple[ProblemGroup, ...]:
+    """That one answer is right for nearly every row, where it is; no single row is to blame."""
+    found = structure.one_sided()
+    if found is None:
+        return ()
+    return (ProblemGroup(found.kind, structure.labels()[0][1], (), found.field, found.reason, found.remedy),)
+
+
+def _over_limits(rows: int, is_supervised: bool) -> ProblemGroup:
+    """That no row is within the limits."""
+    limits = "max_prompt_tokens and max_completion_tokens" if is_supervised else "max_prompt_tokens"
+    return ProblemGroup("over-limits", rows, (), "", "no row is within the token limits", f"raise {limits} in sampling")

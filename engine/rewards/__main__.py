@@ -6,12 +6,14 @@
     {"op": "token_ids", "token_ids": [[id, ...], ...]}    of the batch before it; for the rewards named in "token_ids"
         no reply
     {"op": "call", "reward": index, "limit": seconds}
-        -> {"op": "result", "seconds", "values": [...], "bad": [[row, why, detail]]}
+        -> {"op": "result", "seconds", "values": [...], "bad": [[row, why, detail]],
+               "row_faults": [row]}
            or {"op": "result", "seconds", "error", "traceback"}
 
 A value is a number or null; of a reward with `steps` (a process reward) it is a list of them, one for each step of
 split_steps(completion, separator), or null. A row in `bad` has the value null; `why` is the same text for all rows with
-the same fault, `detail` says what is this row's own and may be empty.
+the same fault, `detail` says what is this row's own and may be empty; `row_faults` are those
+of them whose data is at fault.
 
 User code can neither read the requests nor write into the replies: both pipes are moved away from descriptors 0 and 1.
 The process ends when its stdin does, even in the midst of user code, and its process group with it: the programs that user
@@ -27,6 +29,7 @@ import inspect
 import io
 import json
 import math
+import numbers
 import os
 import signal
 import sys
@@ -177,10 +180,11 @@ def _call(loaded: _Loaded, batch: dict[str, Any], token_ids: list[list[int]] | N
     except BaseException as error:  # noqa: BLE001  # user code may raise anything, even SystemExit: the call failed
         frames = error.__traceback__.tb_next if error.__traceback__ else None
         text = "".join(traceback.format_exception(type(error), error, frames))
-        why = f"{type(error).__name__}: {error}"[:_MESSAGE_CHARACTERS]
+        why = f"{type(error).__name__}: {error}{_hint(error)}"[:_MESSAGE_CHARACTERS]
         return {"op": "result", "error": why, "traceback": text[-_TRACEBACK_CHARACTERS:], "seconds": time.monotonic() - started}
     values: list[float | list[float | None] | None] = []
     bad: list[tuple[int, str, str]] = []
+    row_faults = [row for row, value in enumerate(returned) if isinstance(value, Failed) and value.is_row_fault]
     for row, value in enumerate(returned):
         if isinstance(value, Failed):
             values.append(None)
@@ -190,18 +194,38 @@ def _call(loaded: _Loaded, batch: dict[str, Any], token_ids: list[list[int]] | N
         values.append(usable)
         if why_bad:
             bad.append((row, why_bad, detail))
-    return {"op": "result", "values": values, "bad": bad, "seconds": time.monotonic() - started}
+    return {
+        "op": "result",
+        "values": values,
+        "bad": bad,
+        "row_faults": row_faults,
+        "seconds": time.monotonic() - started,
+    }
 
 
 async def _wait(value: Awaitable[Any]) -> Any:
     return await value
 
 
+def _hint(error: BaseException) -> str:
+    is_messages = isinstance(error, TypeError) and "string indices must be integers" in str(error)
+    return " (completions are strings here, not lists of messages)" if is_messages else ""
+
+
+def _scalar(value: Any) -> Any:
+    """What an array library's scalar, or array of one element, holds; other values as they are."""
+    try:
+        return value.item() if callable(getattr(value, "item", None)) else value
+    except (TypeError, ValueError, RuntimeError):  # several elements
+        return value
+
+
 def _number(value: Any) -> tuple[float | None, str]:
     """(value, why it cannot be used)."""
     if value is None:
         return None, ""
-    if not isinstance(value, int | float):  # bool is an int
+    value = _scalar(value)
+    if not isinstance(value, numbers.Real):  # bool is an int
         remedy = ", or set the reward's `steps` key where its values are for steps" if isinstance(value, list | tuple) else ""
         return None, f"{type(value).__name__} is not a number: return {_NUMBERS}{remedy}"
     try:
@@ -220,17 +244,17 @@ def _step_values(row: int, value: Any, count: int) -> tuple[list[float | None] |
     items = list(value)
     if len(items) != count:
         return None, "not one value per step", f"completion [{row}] has {count} steps and got {len(items)} values"
-    numbers: list[float | None] = []
+    found: list[float | None] = []
     for index, item in enumerate(items):
         if isinstance(item, list | tuple):  # _number would speak of a `steps` key that is there
             return None, f"{type(item).__name__} is not a number: a step's value is {_NUMBERS}", f"value [{row}][{index}]"
         number, why_bad = _number(item)
         if why_bad:
             return None, why_bad, f"value [{row}][{index}]"
-        numbers.append(number)
-    if not math.isfinite(sum(number for number in numbers if number is not None)):
+        found.append(number)
+    if not math.isfinite(sum(number for number in found if number is not None)):
         return None, "the sum of its steps' values is not finite", f"value [{row}]"
-    return numbers, "", ""
+    return found, "", ""
 
 
 if __name__ == "__main__":

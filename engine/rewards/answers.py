@@ -11,16 +11,21 @@ from fractions import Fraction
 
 _ANSWER = re.compile(r"<answer>((?:(?!</?answer>).)*)</answer>", re.DOTALL)
 _FRAC = re.compile(r"\\[dt]?frac\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
-_DIGITS = r"(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)"
+_DIGITS = r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?!\d)|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)"
 # A minus after a digit, a letter or a bracket subtracts; elsewhere it is a sign. Digits inside a word (H2O) are no number.
 _NUMBER = re.compile(
     rf"""(?P<sign>(?<![\w)\]])[-+])?[$€£]?
-         (?<![A-Za-z_\d])(?<!\d[eE][-+])(?P<number>(?>{_DIGITS})(?>(?:[eE][-+]?\d{{1,3}})?))(?!\d|[eE][-+]?\d)
+         (?<![A-Za-z_\d])(?<!\d[eE][-+])(?P<number>(?>{_DIGITS})(?>(?:[eE][-+]?[0-9]{{1,3}})?))(?!\d|[eE][-+]?\d)
          (?:\s*/\s*(?P<denominator>{_DIGITS}))?""",
     re.VERBOSE,
 )
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _INTEGER = re.compile(r"[-+]?(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)")
+_SEPARATORS = re.compile(r"[\s,;&/|$€£%°*]+")
+_OFFERS = re.compile(
+    r"(?:\(? ?\b(?:or|and|also|maybe|perhaps|possibly|either|then|no|wait)\b ?(?:(?:maybe|perhaps|it)\b ?)?(?:is\b)?)?",
+    re.IGNORECASE,
+)
 _MAX_CHARACTERS = 1000  # a longer number is no answer, and Python refuses to convert thousands of digits
 
 
@@ -61,7 +66,7 @@ def is_integer(text: str) -> bool:
 def last_number(text: str) -> Fraction | None:
     """The exact value of the last number in `text`: -1,234.5, $3, 3/4, \\frac{3}{4}, 2e-3; None where there is none.
 
-    A percent sign is a unit like any other: 50% is 50. A division by zero has no value.
+    Digits are 0 to 9. A percent sign is a unit like any other: 50% is 50. A division by zero has no value.
     """
     found = deque(_NUMBER.finditer(_plain(text)), maxlen=1)
     return _value(found[0]) if found else None
@@ -70,6 +75,22 @@ def last_number(text: str) -> Fraction | None:
 def numbers(text: str) -> list[Fraction]:
     """The values of all numbers in `text`, in order, read as last_number reads one; those without a value are left out."""
     return [value for match in _NUMBER.finditer(_plain(text)) if (value := _value(match)) is not None]
+
+
+def side_by_side(between: str) -> bool:
+    """Whether two numbers with that text between them are two offers of an answer: "41, 42", "41 or maybe 42", "41 / 42"."""
+    return _OFFERS.fullmatch(_SEPARATORS.sub(" ", between).strip()) is not None
+
+
+def offered(text: str) -> list[Fraction | None]:
+    """The values that `text` offers as its answer: its last number and those side by side with it, each once, in order."""
+    plain = _plain(text)
+    found: list[re.Match[str]] = []
+    for match in _NUMBER.finditer(plain):
+        if found and not side_by_side(plain[found[-1].end() : match.start()]):
+            found.clear()
+        found.append(match)
+    return list(dict.fromkeys(map(_value, found)))
 
 
 def _plain(text: str) -> str:
@@ -89,6 +110,12 @@ def _value(match: re.Match[str]) -> Fraction | None:
 
 
 def same_number(completion: str, reference: str) -> bool | None:
-    """Whether the last number of the completion's answer equals the reference's; None where the reference has none."""
+    """Whether the last number of the completion's answer equals the reference's; None where the reference has none.
+
+    An answer that offers several numbers side by side is none, unless the reference offers the same ones.
+    """
     expected = last_number(extract_answer(reference))
-    return None if expected is None else last_number(extract_answer(completion)) == expected
+    if expected is None:
+        return None
+    found = offered(extract_answer(completion))
+    return found[-1:] == [expected] and (len(found) == 1 or found == offered(extract_answer(reference)))

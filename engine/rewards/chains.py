@@ -13,6 +13,7 @@ from fractions import Fraction
 from typing import Any
 
 from engine.rewards.answers import extract_answer, numbers
+from engine.rewards.failed import Failed, by_row
 from engine.rewards.marks import mark_weight, step_marks
 from engine.rewards.words import sentences, words
 
@@ -44,7 +45,7 @@ def step_coverage(
     completions: list[str],
     reasoning_steps: list[Any],
     sparse_indicators: list[Any] | None = None,
-) -> list[float | None]:
+) -> list[float | Failed | None]:
     """The weighted share, 0 to 1, of the reference's steps that the completion takes.
 
     A step is taken where one sentence or line has its last number and at least half of its others; of a step without numbers,
@@ -54,8 +55,7 @@ def step_coverage(
     `reasoning_steps` is a list of texts, or one text with a step on each line. Not applicable to rows without steps.
     """
     marks = sparse_indicators or [None] * len(completions)
-    rows = zip(prompts, completions, reasoning_steps, marks, strict=True)
-    return [None if steps is None else _coverage(p, c, step_texts(steps), mark) for p, c, steps, mark in rows]
+    return by_row("reasoning chain", _coverage, prompts, completions, reasoning_steps, marks)
 
 
 def domain(
@@ -65,7 +65,7 @@ def domain(
     required_terms: list[Any] | None = None,
     units: list[Any] | None = None,
     required_elements: list[Any] | None = None,
-) -> list[float | None]:
+) -> list[float | Failed | None]:
     """The mean, 0 to 1, of what the row asks for: share of required terms said, a right unit, share of required elements said.
 
     The unit is right where the answer's last number is followed by one of `units`. A term or element is said where it stands
@@ -77,13 +77,14 @@ def domain(
     columns = {"required_terms": required_terms, "units": units, "required_elements": required_elements}
     if domain_context is None and not any(column is not None for column in columns.values()):
         raise LookupError("domain needs the column domain_context, required_terms, units or required_elements; the data has none")
-    scores: list[float | None] = []
-    for row, completion in enumerate(completions):
+
+    def score(row: int, completion: str) -> float | None:
         asked = _asked(domain_context[row] if domain_context else None)
         asked |= {name: _texts(column[row], name) for name, column in columns.items() if column and column[row] is not None}
         parts = [_met(name, texts, completion) for name, texts in asked.items() if texts]
-        scores.append(sum(parts) / len(parts) if parts else None)
-    return scores
+        return sum(parts) / len(parts) if parts else None
+
+    return by_row("domain", score, range(len(completions)), completions)
 
 
 def step_texts(steps: Any) -> list[str]:
@@ -99,7 +100,10 @@ def step_weights(steps: Sequence[str], indicators: Any) -> list[float]:
     return [mark_weight(mark) for mark in step_marks(steps, indicators)]
 
 
-def _coverage(prompt: str, completion: str, steps: list[str], indicators: Any) -> float | None:
+def _coverage(prompt: str, completion: str, given: Any, indicators: Any) -> float | None:
+    if given is None:
+        return None
+    steps = step_texts(given)
     asked = frozenset(words(prompt))
     keys = [_key(step, weight, asked) for step, weight in zip(steps, step_weights(steps, indicators), strict=True)]
     keys = [key for key in keys if key.result is not None or key.terms]

@@ -24,9 +24,9 @@ def labelled(choices: object) -> dict[str, str]:
 
 def reference_letter(reference: str, choices: Mapping[str, str]) -> str | None:
     """The letter that a reference means: itself, (C), C), C. text, or the text of a choice; None for anything else."""
-    whole = _WHOLE.fullmatch(reference)
-    if whole:
-        return str(whole[1].upper())
+    letter = _alone(reference, choices)
+    if letter:
+        return letter
     same = [letter for letter, text in choices.items() if normalise(text) == normalise(reference)]
     if len(same) == 1:
         return same[0]
@@ -46,9 +46,9 @@ def named(completion: str, choices: Mapping[str, str]) -> set[str]:
     elif "<answer>" not in completion:
         region = next((line for line in reversed(region.splitlines()) if line.strip()), "")
     region = _SAID.split(region)[-1]
-    whole = _WHOLE.fullmatch(region)
-    if whole and whole[1].isascii():
-        return {whole[1].upper()}
+    letter = _alone(region, choices)
+    if letter:
+        return {letter}
     known = set(choices) or {chr(ord("A") + place) for place in range(10)}
     letters = {match["letter"] for match in _LETTER.finditer(region)} & known
     if letters:
@@ -56,3 +56,12 @@ def named(completion: str, choices: Mapping[str, str]) -> set[str]:
     said = f" {normalise(region)} "
     texts = {letter: normalise(text) for letter, text in choices.items() if normalise(text)}
     return {letter for letter, text in texts.items() if re.search(rf"(?<!\w){re.escape(text)}(?!\w)", said)}
+
+
+def _alone(text: str, choices: Mapping[str, str]) -> str | None:
+    """The label of a text that is one letter; None for other texts, and for a letter that is no label, or a choice's own text."""
+    whole = _WHOLE.fullmatch(text)
+    if whole is None or any(text.strip() == choice.strip() for choice in choices.values()):
+        return None
+    letter = whole[1].upper()
+    return letter if not choices or letter in choices else None

@@ -45,7 +45,12 @@ Values = list[float | Failed | None]
 
 
 def code_tests(prompts: list[str], completions: list[str], tests: list[Any]) -> Values:
-    """1 where the program in the completion passes all of its row's `tests` in the sandbox, else 0."""
+    """1 where the program in the completion passes all of its row's `tests` in the sandbox, else 0.
+
+    `tests` is Python with asserts, "assert add(1, 2) == 3", or what the program reads and must print: a list of
+    {"input": "1 2\\n", "output": "3\\n"}, or {"inputs": [...], "outputs": [...]}, also as JSON text. Not applicable to rows
+    without tests; a row whose tests are at fault has no score.
+    """
     return _score(available(), Limits(), _concurrency(), prompts, completions, tests)
 
 
@@ -89,11 +94,11 @@ def _one(sandbox: Sandbox, limits: Limits, completion: str, tests: Any) -> float
             return float(all(_answers(sandbox, limits, program, given, expected) for given, expected in cases))
         verdict = sandbox.judge(program, tests, limits)
     except ValueError as error:
-        return Failed("its tests cannot be used", str(error))
+        return Failed("its tests cannot be used", str(error), is_row_fault=True)
     except SandboxFailure as failure:
         return Failed("the sandbox did not start", str(failure))
     if "unusable" in verdict:
-        return Failed("its tests cannot be used", verdict["unusable"])
+        return Failed("its tests cannot be used", verdict["unusable"], is_row_fault=True)
     return float(verdict["passed"])
 
 

@@ -6,8 +6,10 @@ A row's own answer is laid out as engine.data.scoring.reference_completion write
   r1_soft_format_reward_func) must give it full marks;
 * step_coverage and domain must do so for rows with reasoning steps: a bare answer takes no steps and says no terms;
 * soft_overlong must give 0: the row's own chain fits into the limit; it needs a tokenizer;
-* the rest are left out, and the report says why.
-What a user's own function should give is not known: it is run, and only its failures are told.
+* code_tests and llm_judge are left out, and the report says why;
+* of the rest (repetition, length_target, language, spaces and line breaks) it is not known what they should give.
+What a user's own function should give is not known either. Those are run, and only their failures are told. Those that are left
+out are loaded all the same: an option that cannot be, or a column that is not there, is a failure for every row.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from engine.data.scoring import Failure, Marks, OwnAnswer, Scorer
 from engine.errors import InputError
 from engine.rewards.answers import extract_answer, numbers
 from engine.rewards.combine import columns_of
-from engine.rewards.process import RewardError, RewardProcess, Scores
+from engine.rewards.process import RewardError, RewardProcess, Scores, without_column
 from engine.rewards.registry import BUILT_IN, LOADED, full_marks, needed_columns
 
 Encode = Callable[[str], list[int]]
@@ -34,16 +36,12 @@ _NARROWED = 3
 _MOST = 0.9  # of the rows a kind of answer must have, to be taken for the data's
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _LETTER = re.compile(r"\W*[A-Z]\W*")
-_FORM = "it scores how a completion is written, which a row's own answer does not show"
-_SPACES = "it scores spaces and line breaks, which a row's own answer does not prescribe"
+_OF_FORM = frozenset(("repetition", "length_target", "language", "r1_strict_format_reward_func", "r1_count_xml"))
+_NO_TOKENS = "left out: it needs token counts; give --model"
+_WITHOUT_TOKENS = "here is no tokenizer"  # how the reward process ends its refusal to call one that needs them
 _LEFT_OUT = {
-    "repetition": _FORM,
-    "length_target": _FORM,
-    "language": _FORM,
-    "r1_strict_format_reward_func": _SPACES,
-    "r1_count_xml": _SPACES,
-    "code_tests": "it runs programs, and an answer is none; `droid-tune rewards test CONFIG --run RUN` tries it on completions",
-    "llm_judge": "it asks a server; `droid-tune rewards test CONFIG --run RUN` tries it on completions",
+    "code_tests": "it runs programs, and an answer is none; `droid-tune rewards test CONFIG --completions FILE` tries it",
+    "llm_judge": "it asks a server; `droid-tune rewards test CONFIG --completions FILE` tries it",
 }
 _OF_STEPS = frozenset(("step_coverage", "domain"))
 _REFERENCES = frozenset(("answer", "pattern", "schema"))  # columns that say what is right
@@ -155,11 +153,16 @@ class _Trial:
         for reward in made:
             reward.note = reward.note or self._without_tokens(reward.spec) or _own_tags(reward.spec, rows)
         self._process = _started(made)
+        if self._process is not None:
+            for reward in made:
+                missing = [name for name in self._process.columns.get(reward.spec.name, ()) if name not in self._columns]
+                if reward.note and reward.failure is None and missing:
+                    reward.failure = without_column(reward.spec.name, missing[0], self._columns)
         return made
 
     def _without_tokens(self, spec: RewardConfig) -> str:
         needs_ids = spec.name == "soft_overlong" and spec.file is None
-        return "left out: it needs token counts; give --model" if needs_ids and self._encode is None else ""
+        return _NO_TOKENS if needs_ids and self._encode is None else ""
 
     def _call(self, rows: Sequence[OwnAnswer], start: int, lots: dict[str, _Lot]) -> None:
         """One call of every reward that is still in the running."""
@@ -189,14 +192,19 @@ class _Trial:
 
     def _enter(self, reward: _Reward, scores: Scores, rows: Sequence[OwnAnswer], start: int, lot: _Lot) -> None:
         """What the call says of the rows, the first of which is at `start`. Where the function raised, each row is tried alone,
-        to know which it was; of a function that always raises, those of the first few calls."""
+        to know which it was; of a function that always raises, those of the first few calls. One that raises for none of
+        them alone cannot be called with several, as a run does: it is given up."""
         name = reward.spec.name
         lot.seconds += scores.seconds[name]
         reward.seconds += scores.seconds[name]
         errors = [error for error in scores.errors if error.name == name]
-        has_raised = any(error.all_rows and error.traceback for error in errors)
-        if has_raised and len(rows) > 1 and reward.narrowed < _NARROWED:
+        raised = [error for error in errors if error.all_rows and error.traceback]
+        if raised and self._encode is None and raised[0].message.endswith(_WITHOUT_TOKENS):
+            reward.note = _NO_TOKENS
+            return
+        if raised and len(rows) > 1 and reward.narrowed < _NARROWED:
             reward.narrowed += 1
+            before = sum(map(len, lot.failures.values()))
             for place, row in enumerate(rows, start):
                 alone = self._scores([row], [reward])
                 if not isinstance(alone, Scores):
@@ -205,6 +213,10 @@ class _Trial:
                     self._enter(reward, alone, [row], place, lot)
                 if reward.note:
                     return
+            if sum(map(len, lot.failures.values())) == before:
+                lot.values[-len(rows) :] = [None] * len(rows)
+                lot.fail(_said(raised[0], reward.spec.file), range(start, start + len(rows)))
+                reward.note = f"given up after {start + len(rows):,} rows"
             return
         values = [part[name] for part in scores.parts]
         if name in _OF_STEPS and reward.spec.file is None:
@@ -241,6 +253,8 @@ def _made(spec: RewardConfig) -> _Reward:
     name = spec.name
     if spec.file is not None or name not in (*BUILT_IN, *LOADED):
         return _Reward(spec, None, False)
+    if name in _OF_FORM:
+        return _Reward(spec, None, False)
     judges = name in BUILT_IN and not _REFERENCES.isdisjoint(needed_columns(BUILT_IN[name]))
     note = f"left out: {_LEFT_OUT[name]}" if name in _LEFT_OUT else ""
     return _Reward(spec, full_marks(name), judges, note)
@@ -255,7 +269,7 @@ def _own_tags(spec: RewardConfig, rows: Sequence[OwnAnswer]) -> str:
 
 def _started(rewards: Sequence[_Reward]) -> RewardProcess | None:
     """A process with the rewards that can be loaded; those that cannot have the reason. None where nothing is left."""
-    asked = [reward for reward in rewards if not reward.note]
+    asked = [reward for reward in rewards if reward.failure is None]
     while asked:
         process = RewardProcess([reward.spec for reward in asked])
         try:
@@ -268,7 +282,7 @@ def _started(rewards: Sequence[_Reward]) -> RewardProcess | None:
                 alone = _started([reward])
                 if alone is not None:
                     alone.close()
-            asked = [reward for reward in asked if not reward.note]
+            asked = [reward for reward in asked if reward.failure is None]
         else:
             return process
     return None

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.errors import InputError
+from engine.rewards.failed import Failed, by_row
 from engine.rewards.words import words as words_of
 
 CACHE_SHARE = 0.2  # of max_tokens: 4,096 of 20,480 in DAPO
@@ -21,7 +22,7 @@ def length_target(
     words: float | None = None,
     characters: float | None = None,
     tokens: float | None = None,
-) -> list[float | None]:
+) -> list[float | Failed | None]:
     """1 at the row's target number of words, falling in a straight line to 0 at no words and at twice the target.
 
     max(0, 1 - |words - target| / target), over the whole completion, thoughts and all. The target is `target_length`, else
@@ -34,15 +35,14 @@ def length_target(
     if target_length is None and efficiency_markers is None and fallback is None:
         raise LookupError("length_target needs the column target_length or efficiency_markers, and the data has neither")
     missing: list[Any] = [None] * len(completions)
-    own = [
-        _target(length if length is not None else markers, unit)
-        for length, markers in zip(target_length or missing, efficiency_markers or missing, strict=True)
-    ]
+
+    def score(length: int | None, own: Any, markers: Any) -> float | None:
+        target = _target(own if own is not None else markers, unit)
+        target = fallback if target is None else target
+        return None if target is None or length is None else max(0.0, 1 - abs(length - target) / target)
+
     lengths = _lengths(unit, completions, completion_ids)
-    return [
-        None if target is None or length is None else max(0.0, 1 - abs(length - target) / target)
-        for length, target in zip(lengths, (fallback if target is None else target for target in own), strict=True)
-    ]
+    return by_row("target length", score, lengths, target_length or missing, efficiency_markers or missing)
 
 
 def soft_overlong(

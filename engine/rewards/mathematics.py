@@ -15,7 +15,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
-from engine.rewards.answers import boxed, extract_answer
+from engine.rewards.answers import boxed, extract_answer, side_by_side
 
 LIMIT_SECONDS = 2.0  # of comparing one answer
 _MAX_CHARACTERS = 300  # of an answer: a longer one is prose or a list
@@ -26,9 +26,6 @@ _FUNCTIONS = re.compile(r"\\[A-Za-z]+|\b(?:arc)?(?:sin|cos|tan)h?\b|\b(?:sqrt|lo
 _PROSE = re.compile(r"[^\W\d_]{3,}")
 _NUMBER = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 _NUMBERS = re.compile(rf"(?<![\w.])[-+]?\$?(?:{_NUMBER})(?:/[0-9]+)?%?")
-_BETWEEN = re.compile(
-    r"[\s,;&]*(?:or|and|also|maybe|perhaps|possibly|either|then|no|wait)?[\s,;&]*(?:maybe|perhaps|is)?\s*", re.IGNORECASE
-)
 # A number that needs no computing, and a unit: 12, -3.5, 3/4, \frac{3}{4}, 2 \times 10^{3}, 50\%, 12 \text{ cm}.
 _LITERAL = re.compile(
     rf"""[-+]?\s*\\?\$?\s*(?:\\[dt]?frac\s*\{{\s*-?\s*[0-9.]+\s*\}}\s*\{{\s*[0-9.]+\s*\}}|\\[dt]?frac\s*[0-9]\s*[0-9]
@@ -73,7 +70,7 @@ def _plain(region: str) -> list[str]:
         return [_tidy(region)]
     found = list(_NUMBERS.finditer(region))
     values = [match[0].strip("$") for match in found]
-    if len(found) > 1 and values[-1] != values[-2] and _BETWEEN.fullmatch(region[found[-2].end() : found[-1].start()]):
+    if len(found) > 1 and values[-1] != values[-2] and side_by_side(region[found[-2].end() : found[-1].start()]):
         return values[-2:]
     return values[-1:]
 

@@ -40,6 +40,7 @@ class RewardError:
     message: str
     traceback: str  # of the user's code; empty where nothing was raised
     all_rows: bool  # no completion got a value from this reward: the function itself is broken
+    row_fault: bool = False  # but no: it is the data of these rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,10 +255,10 @@ def check(specs: Sequence[RewardConfig], columns: Collection[str] | None = None)
         for name, needed in process.columns.items():
             missing = [column for column in needed if columns is not None and column not in columns]
             if missing:
-                raise _without(name, missing[0], columns or ())
+                raise without_column(name, missing[0], columns or ())
 
 
-def _without(name: str, column: str, columns: Collection[str]) -> InputError:
+def without_column(name: str, column: str, columns: Collection[str]) -> InputError:
     """Of a reward that needs a column that the data does not have."""
     if column in _TRL_ONLY:
         what = f"the reward {name!r} needs the argument {column!r}, which TRL's own trainer alone can give"
@@ -267,6 +268,7 @@ def _without(name: str, column: str, columns: Collection[str]) -> InputError:
     if column in {option.name for option in OPTIONS.get(name, ()) if option.fills == "column"}:
         hint = f"set it for all rows with the reward's `options: {{{column}: ...}}`, or "
     remedy = f"{hint}rename one with data.columns; the data has: {', '.join(sorted(columns)) or 'none'}"
+    remedy += "; besides, every reward gets `prompts` and `completions`"
     return InputError(what, where="rewards", remedy=remedy)
 
 
@@ -294,7 +296,9 @@ def _record(scores: Scores, spec: RewardConfig, completions: Sequence[str], repl
     for why, found in failures.items():
         failed_rows = tuple(row for row, _ in found)
         message = _message(why, [detail for _, detail in found if detail])
-        scores.errors.append(RewardError(name, failed_rows, message, reply.get("traceback", ""), all_rows=failed == rows))
+        blamed = set(failed_rows) <= set(reply.get("row_faults", ()))
+        trace = reply.get("traceback", "")
+        scores.errors.append(RewardError(name, failed_rows, message, trace, all_rows=failed == rows, row_fault=blamed))
         for row in failed_rows:
             scores.failed[row] = True
 
@@ -307,6 +311,7 @@ def _by_end(completion: str, separator: str, values: Sequence[float | None]) -> 
 
 def _message(why: str, details: Sequence[str]) -> str:
     """One message for all rows with the same fault: a journal must not get one for each."""
+    details = list(dict.fromkeys(details))
     more = "; ..." if len(details) > _DETAILS else ""
     return f"{why}: {'; '.join(details[:_DETAILS])}{more}" if details else why
 

@@ -17,6 +17,7 @@ from engine.rewards import r1
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+DECORATOR = "register_reward_function"  # in a user's file, and no reward
 _PEER = "mlx_lm_lora.trainer.grpo_reward_functions"
 _OFFERED = (
     "r1_extract_xml_answer",
@@ -54,7 +55,7 @@ def stand_in() -> Iterator[None]:
         return
     made = {name: ModuleType(name) for name in ("mlx_lm_lora", "mlx_lm_lora.trainer", _PEER)}
     vars(made[_PEER]).update({name: getattr(r1, name) for name in _OFFERED})
-    vars(made[_PEER])["register_reward_function"] = register_reward_function
+    vars(made[_PEER])[DECORATOR] = register_reward_function
     for name, module in made.items():
         module.__path__ = []  # a package; nothing else lies in it
         parent, _, child = name.rpartition(".")

@@ -28,9 +28,9 @@ from engine.errors import InputError
 from engine.rewards import chains, code, correctness, judge, length, mathematics, r1, shape
 from engine.rewards import options as tunable
 from engine.rewards.options import Option
-from engine.rewards.registering import registered, stand_in
+from engine.rewards.registering import DECORATOR, registered, stand_in
 
-Reward = Callable[..., list[float | None]]  # of a process reward list[list[float | None] | None]
+Reward = Callable[..., list[Any]]  # numbers, None and Failed; of a process reward list[list[float | None] | None]
 
 _GIVEN = ("prompts", "completions")
 TOKEN_IDS = ("completion_ids", "completions_ids")  # TRL's name, and what some of its pages called it
@@ -139,7 +139,7 @@ def built_in(name: str) -> Reward:
     if name not in BUILT_IN:
         known = [*BUILT_IN, *LOADED]
         nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"built in: {', '.join(known)}"
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"built in: {', '.join(known)}."
         raise InputError(f"unknown reward {name!r}", where="rewards", remedy=f"{hint} Give `file` for a function of your own")
     module, extra = _LIBRARIES.get(name, ("", ""))
     if module and importlib.util.find_spec(module) is None:
@@ -158,7 +158,8 @@ def load_user(file: Path, name: str) -> Reward:
     module = _import(file)
     decorated = registered(module)
     if not hasattr(module, name) and name not in decorated:
-        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        named = vars(module).items()
+        public = [key for key, value in named if callable(value) and not key.startswith("_") and key != DECORATOR]
         public += [key for key in decorated if key not in public]
         nearest = difflib.get_close_matches(name, public, n=1)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"it has: {', '.join(public) or 'no functions'}"

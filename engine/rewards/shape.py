@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from functools import lru_cache
+from typing import Any
 
+from engine.rewards.failed import Failed, by_row
 from engine.rewards.format import filled, has_filled_format, has_format, has_soft_format, opened, tag_share
 from engine.rewards.words import words
 
@@ -60,14 +62,14 @@ def think_answer_soft(prompts: list[str], completions: list[str]) -> list[float 
     return [float(has_soft_format(c, p)) for p, c in zip(prompts, completions, strict=True)]
 
 
-def tag_count(prompts: list[str], completions: list[str], tags: list[list[str] | None] | None = None) -> list[float | None]:
+def tag_count(
+    prompts: list[str], completions: list[str], tags: list[list[str] | None] | None = None
+) -> list[float | Failed | None]:
     """The share of the wanted tags that occur exactly once: 0.25 for each of <think>, </think>, <answer> and </answer>.
 
     A pair that encloses no letter or digit gives nothing. `tags` names other pairs: ["plan", "answer"].
     """
-    wanted = [row or _THINK_ANSWER for row in tags or [None] * len(completions)]
-    rows = zip(prompts, completions, wanted, strict=True)
-    return [tag_share(opened(c, p) if "think" in names else c, names) for p, c, names in rows]
+    return by_row("tags", _tagged, prompts, completions, tags or [None] * len(completions))
 
 
 def repetition(prompts: list[str], completions: list[str], *, ngram: int = NGRAM) -> list[float | None]:
@@ -78,14 +80,21 @@ def repetition(prompts: list[str], completions: list[str], *, ngram: int = NGRAM
     return [_repeated(words(text), ngram) for text in completions]
 
 
-def language(prompts: list[str], completions: list[str], language: list[str | None]) -> list[float | None]:
+def language(prompts: list[str], completions: list[str], language: list[str | None]) -> list[float | Failed | None]:
     """The share of letters that are of the script in which the row's `language` (en, de, zh, ru, ...) is written, 0 to 1.
 
     It tells scripts apart, not languages: English from Chinese or Russian, but not from German. Code, LaTeX commands, tags,
     links and single Latin letters are not counted. 0 where no letter is left, and for `ja` without any kana. Not applicable
     to rows without a language.
     """
-    return [None if code is None else _in_script(text, code) for text, code in zip(completions, language, strict=True)]
+    return by_row("language", _in_script, completions, language)
+
+
+def _tagged(prompt: str, completion: str, tags: Any) -> float:
+    names = [tags] if isinstance(tags, str) and tags else tags or _THINK_ANSWER
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(f"tags is {tags!r:.80}: write a list of names, without < and >")
+    return tag_share(opened(completion, prompt) if "think" in names else completion, names)
 
 
 def _repeated(found: list[str], ngram: int) -> float:
@@ -101,7 +110,11 @@ def scripts(code: str) -> tuple[str, tuple[str, ...]]:
     return key, _SCRIPTS[key]
 
 
-def _in_script(text: str, code: str) -> float:
+def _in_script(text: str, code: Any) -> float | None:
+    if code is None:
+        return None
+    if not isinstance(code, str):
+        raise ValueError(f"language is {type(code).__name__}: write a code such as en")
     key, wanted = scripts(code)
     runs = [run for run in _RUN.findall(_NO_PROSE.sub(" ", text)) if len(run) > 1 or _script(run) != "LATIN"]
     letters = "".join(runs)

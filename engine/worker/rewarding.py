@@ -15,6 +15,7 @@ from engine.types import Example, Group, Prompt, Rollout
 from engine.worker.task import Warn
 
 Decode = Callable[[Sequence[int]], str]  # completion ids -> text, a final stop token left out
+_SHOWN = 8  # rows of a failure
 _PARTIAL = 4  # tokens that one character may be spread over
 
 
@@ -24,6 +25,7 @@ class Judge:
     def __init__(self, specs: Sequence[RewardConfig], warn: Warn, decode: Decode, columns: Collection[str] = ()) -> None:
         """`columns`: all that the run's data has, so that a reward gets the same ones with every batch."""
         self.weights = {spec.name: spec.weight for spec in specs}
+        self.built_in = frozenset(spec.name for spec in specs if spec.file is None)
         self.by_step = frozenset(spec.name for spec in specs if spec.steps is not None)  # the process rewards
         self.warn = warn
         self.decode = decode
@@ -41,7 +43,7 @@ class Judge:
         extra: bool = False,
     ) -> list[Group]:
         """The groups with their rewards, in the order of `prompts`. Raises InputError where a reward failed on every completion,
-        unless these are `extra` ones, which say nothing of the whole step."""
+        unless these are `extra` ones, which say nothing of the whole step, or all of one row of the data, which is at fault."""
         flat = [(example, rollout) for example, members in zip(examples, rollouts, strict=True) for rollout in members]
         scores = self.process.score(
             [prompt.text for prompt, members in zip(prompts, rollouts, strict=True) for _ in members],
@@ -50,18 +52,22 @@ class Judge:
             [list(rollout.token_ids) for _, rollout in flat] if self.process.token_ids else None,
         )
         for error in scores.errors:
+            lines = sorted({flat[row][0].line for row in error.rows})
+            is_own = error.name not in self.built_in
             self.warn(
                 "reward-failed",
-                f"reward {error.name} failed on {len(error.rows)} of {len(flat)} completions: {error.message}",
-                "those completions are left out of baseline and update; mend the function",
+                f"reward {error.name} failed on {len(error.rows)} of {len(flat)} completions, of {_at(lines)}: {error.message}",
+                "those completions are left out of baseline and update; "
+                + ("mend the function" if is_own else "the reward is built in: look at the row, and at the reward's options"),
                 traceback=error.traceback,
-                rows=list(error.rows)[:8],
+                rows=list(error.rows)[:_SHOWN],
+                lines=lines[:_SHOWN],
             )
-            if error.all_rows and not extra:
+            if error.all_rows and not extra and not (error.row_fault and len(lines) == 1):
                 raise InputError(
                     f"reward {error.name} failed on every completion of step {step}: {error.message}",
                     where="rewards",
-                    remedy="mend the function, then resume the run",
+                    remedy=f"{'mend the function' if is_own else 'look at the rows and at its options'}, then resume the run",
                 )
         totals = combine(scores.parts, scores.failed, self.weights)
         if flat and not any(total is not None for total in totals) and not extra and not self._told:
@@ -97,6 +103,12 @@ class Judge:
     def close(self) -> None:
         """End the reward process."""
         self.process.close()
+
+
+def _at(lines: Sequence[int]) -> str:
+    """Rows of the data by their lines: "the row at line 12 of the data"."""
+    shown = ", ".join(map(str, lines[:_SHOWN])) + (", ..." if len(lines) > _SHOWN else "")
+    return f"the row at line {shown} of the data" if len(lines) == 1 else f"the rows at lines {shown} of the data"
 
 
 def sample_rows(groups: Sequence[Group], step: int) -> list[Mapping[str, Any]]:

@@ -24,8 +24,6 @@ from engine.data.values import Problem, Row
 from engine.errors import InputError
 from tests.support.data_files import KINDS, write_file
 
-pytestmark = pytest.mark.long
-
 ODD = 'He said "2, 3; 4"\n\tand\u2028 日本語 🎲'
 CHAT = [{"role": "user", "content": ODD}, {"role": "assistant", "content": "[4]"}]
 ROWS: dict[str, list[dict[str, Any]]] = {  # strings and lists only: CSV has no numbers

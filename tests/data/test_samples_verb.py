@@ -90,6 +90,14 @@ def test_a_profile_brings_topic_and_format_and_a_rewards_section_to_paste(tmp_pa
     assert (told["profile"], told["topic"], told["rewards"]) == (name, profile.topic, [dict(each) for each in profile.rewards])
 
 
+def test_a_profile_for_sft_prints_no_rewards(tmp_path: Path) -> None:
+    """A config of method sft refuses the section."""
+    out = str(tmp_path / "rows.jsonl")
+    assert droid_tune(out, "--profile", "medical", "-m", "sft", "--rows", "9") == f"{out}\n"
+    told = json.loads(droid_tune(out, "--profile", "medical", "-m", "sft", "--rows", "9", "--force", "--json"))
+    assert (told["profile"], told["rewards"]) == ("medical", [])
+
+
 def test_a_profile_beside_a_topic_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the profile legal brings topic and format"):
         droid_tune(str(tmp_path / "rows.jsonl"), "--profile", "legal", "--format", "text")

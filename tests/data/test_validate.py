@@ -56,9 +56,9 @@ def test_ready(tmp_path: Path) -> None:
 
 
 def test_problems_are_grouped(tmp_path: Path) -> None:
-    rows = [pair("a"), *[pair(f"b{i}", "") for i in range(7)], pair("", "1"), {"prompt": "c"}]
+    rows = [pair("a"), *[pair(f"b{i}", "") for i in range(7)], pair("", "1"), {"prompt": "c"}, pair("d")]
     report = validate(write(tmp_path / "a.jsonl", *rows), "grpo")
-    assert report.verdict == "ready with warnings" and (report.rows, report.usable) == (10, 1)
+    assert report.verdict == "ready with warnings" and (report.rows, report.usable) == (11, 2)
     assert [(g.kind, g.field, g.count, g.lines) for g in report.problems] == [
         ("empty", "answer", 7, (2, 3, 4, 5, 6, 7, 8)),
         ("empty", "prompt", 1, (9,)),
@@ -84,7 +84,7 @@ def test_no_usable_row(tmp_path: Path) -> None:
 
 def test_the_method_decides(tmp_path: Path) -> None:
     """The answer without #### is a fine completion, but no reference."""
-    path = write(tmp_path / "a.jsonl", {"question": "a", "answer": "Four."})
+    path = write(tmp_path / "a.jsonl", {"question": "a", "answer": "Four."}, {"question": "b", "answer": "Five."})
     assert validate(path, "sft").verdict == "ready"
     assert validate(path, "grpo").verdict == "unusable"
 
@@ -125,12 +125,12 @@ def talk(*texts: str) -> dict[str, list[dict[str, str]]]:
 def test_a_chat_is_one_row_from_its_first_target_on(tmp_path: Path) -> None:
     """The embedded model's tokens are bytes, each turn has a header and an end: <user>a<end><assistant> are 4 tokens, then come
     bb<end> <user>c<end><assistant> ddd<end>, 3 + 4 + 4. `last` learns the last 4 after 11; `all` everything after the first."""
-    path = write(tmp_path / "a.jsonl", talk("a", "bb", "c", "ddd"))
+    path = write(tmp_path / "a.jsonl", talk("a", "bb", "c", "ddd"), talk("e", "ff", "g", "hhh"))
     found = {}
     for targets in ("assistant", "last", "all"):
         report = validate(path, "sft", tokenizer=model_folder("demo"), targets=targets)
         assert report.prompt_tokens is not None and report.completion_tokens is not None
-        assert (report.training_rows, report.split_chats, report.verdict) == (1, 0, "ready")
+        assert (report.training_rows, report.split_chats, report.verdict) == (2, 0, "ready")
         found[targets] = (report.prompt_tokens.max, report.completion_tokens.max)
     assert found == {"assistant": (4, 11), "last": (11, 4), "all": (1, 14)}
     rewards = validate(path, "grpo", tokenizer=model_folder("demo"), targets="all")
@@ -180,9 +180,9 @@ def test_one_turn_of_a_chat_within_the_limits_is_enough(tmp_path: Path) -> None:
 
 
 def test_prompts_that_the_template_refuses(tmp_path: Path, words: Path) -> None:
-    path = write(tmp_path / "a.jsonl", pair("a"), pair("b") | {"system": "s"})
+    path = write(tmp_path / "a.jsonl", pair("a"), pair("b") | {"system": "s"}, pair("c"))
     report = validate(path, "grpo", tokenizer=words)
-    assert (report.usable, report.verdict) == (1, "ready with warnings")
+    assert (report.usable, report.verdict) == (2, "ready with warnings")
     assert (report.problems[0].kind, report.problems[0].lines) == ("refused-by-template", (2,))
     assert "no system turn" in report.problems[0].reason
     assert validate(path, "grpo", tokenizer=words, system="always").verdict == "unusable"

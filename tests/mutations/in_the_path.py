@@ -29,8 +29,8 @@ FAULTS = (
         name="one-stop-token-of-several",
         why="chat models end a turn with one token and a text with another; whichever comes, the completion has ended",
         file=MODEL,
-        old="frozenset(int(i) for i in tokenizer.eos_token_ids)",
-        new="frozenset({int(tokenizer.eos_token_id)})",
+        old="[int(i) for i in tokenizer.eos_token_ids] +",
+        new="[int(tokenizer.eos_token_id)] +",
         test="tests/worker/test_caught.py::test_every_stop_token_of_the_model_ends_a_completion",
     ),
     Fault(

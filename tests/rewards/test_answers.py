@@ -80,14 +80,13 @@ def test_same_text_extracts_from_both() -> None:
         ("2e-3", "1/500"),
         ("1e3 m", "1000"),
         ("50 m2 of H2O", "50"),
-        ("٤٢", "42"),
     ],
 )
 def test_last_number(text: str, value: str) -> None:
     assert last_number(text) == Fraction(value)
 
 
-@pytest.mark.parametrize("text", ["", "none", "H2O", "3/0", "1" * 5000, "-", "$", "e5"])
+@pytest.mark.parametrize("text", ["", "none", "H2O", "٤٢", "４２", "3/0", "1" * 5000, "-", "$", "e5"])
 def test_no_number(text: str) -> None:
     assert last_number(text) is None
 
@@ -116,6 +115,35 @@ def test_same_number() -> None:
     assert same_number("I do not know", "3") is False
     assert same_number("<think>3</think> four", "3") is False
     assert same_number("3", "three") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "41 or 42",
+        "1 2 3 4 5 42",
+        "41, 42",
+        "41/40/42",
+        "41\n42",
+        "41 (or 42)",
+        "**41** or **42**",
+        "41, no, it is 42",
+        "41 " + " " * 5000 + "42",
+    ],
+)
+def test_several_numbers_side_by_side_are_no_answer(text: str) -> None:
+    assert same_number(f"<answer>{text}</answer>", "42") is False
+
+
+@pytest.mark.parametrize(
+    "text", ["6*7=42", "50-8 = 42", "so 28 + 14 leaves 42 apples", "six times 7 is 42", "42 or 42.0", "84/2", "1) 42"]
+)
+def test_numbers_on_the_way_to_the_answer_are_no_offers(text: str) -> None:
+    assert same_number(text, "42") is True
+
+
+def test_a_list_is_right_where_the_reference_is_that_list() -> None:
+    assert same_number("1, 2 and 3", "1, 2, 3") is True and same_number("1, 9, 3", "1, 2, 3") is False
 
 
 @pytest.mark.parametrize(

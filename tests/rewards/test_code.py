@@ -22,8 +22,6 @@ from engine.rewards.failed import Failed
 from engine.rewards.inside.wire import Gone, decode, encode
 from engine.rewards.process import RewardProcess
 
-pytestmark = pytest.mark.long
-
 ADD = "assert add(1, 2) == 3\nassert add(-1, 1) == 0"
 RIGHT = "def add(a, b):\n    return a + b"
 EQUAL = """

@@ -31,6 +31,8 @@ def raises(completions): return [1 / (0 if "<answer>7</answer>" in text else 1) 
 def always(completions): raise KeyError("x")
 def nan(completions): return [float("nan") if "<answer>7</answer>" in text else 1.0 for text in completions]
 def slow(completions): time.sleep(0.06); return [1.0] * len(completions)
+def single(completions): return [1.0]
+def tokens(completions, completion_ids): return [float(len(ids)) for ids in completion_ids]
 def levels(completions, level): return [1.0] * len(completions)
 """
 app = typer.Typer()
@@ -96,7 +98,9 @@ def test_built_in_rewards_on_their_rows() -> None:
         RewardConfig(name="domain", options={"required_terms": ["28", "litre"]}),
         RewardConfig(name="soft_overlong", options={"max_tokens": 57, "cache": 2}),
         RewardConfig(name="tag_count"),
-        RewardConfig(name="llm_judge"),
+        RewardConfig(name="llm_judge", options={"url": "http://127.0.0.1:9/v1"}),
+        RewardConfig(name="repetition"),
+        RewardConfig(name="length_target", options={"characters": 52}),
     ]
     found = marks_of(rewards, rows, encode=lambda text: [0] * len(text))
     assert found["number"].values == (1.0, 1.0, None) and found["number"].judges_answers
@@ -105,6 +109,8 @@ def test_built_in_rewards_on_their_rows() -> None:
     assert found["soft_overlong"].values == (0.0, -1.0, -0.5) and found["soft_overlong"].full == 0
     for name, why in (("tag_count", "its tags are others"), ("llm_judge", "it asks a server")):
         assert found[name].tried == 0 and why in found[name].note
+    assert (found["repetition"].tried, found["repetition"].full, found["repetition"].failures) == (3, None, ())
+    assert found["length_target"].values == pytest.approx((1.0, 1 - 5 / 52, 1 - 4 / 52))
     without = marks_of(rewards[3:4], rows)["soft_overlong"]
     assert without.tried == 0 and "give --model" in without.note
 
@@ -177,11 +183,47 @@ def test_labels_are_shown(tmp_path: Path) -> None:
     assert "answers  'a' 75%, 'b' 25%" in text
 
 
+def test_what_cannot_be_loaded_or_lacks_its_column_is_told(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has failed for both rows, though none of the left out is ever called; the last one is left out alone."""
+    monkeypatch.delenv("DROID_TUNE_JUDGE_URL", raising=False)
+    rewards = [
+        RewardConfig(name="language", options={"language": "xx"}),
+        RewardConfig(name="llm_judge"),
+        RewardConfig(name="length_target"),
+        RewardConfig(name="soft_overlong"),
+        RewardConfig(name="tokens", file=str(mine)),
+    ]
+    found = marks_of(rewards, [asked("1"), asked("2", 2)])
+    for name, why in (
+        ("language", "language is 'xx'"),
+        ("llm_judge", "has no server to ask"),
+        ("length_target", "needs the column target_length or efficiency_markers"),
+        ("soft_overlong", "needs the option max_tokens"),
+    ):
+        (failure,) = found[name].failures
+        assert (failure.rows, found[name].tried) == ((0, 1), 2) and why in failure.message
+    assert (found["tokens"].tried, found["tokens"].failures) == (0, ()) and "give --model" in found["tokens"].note
+
+
+def test_one_value_for_a_whole_call_is_a_failure(tmp_path: Path, mine: Path) -> None:
+    """Row by row, as a call that raised is tried again, one value is right: the call's own failure stands, and it is given up."""
+    rows = [{"prompt": f"q{n}", "answer": str(n)} for n in range(33)]
+    found = told(write(tmp_path / "a.jsonl", *rows), "--reward", f"{mine}:single", "--reward", "number")
+    single, number = found["dry_run"]
+    assert (single["rows"], single["failed"], single["note"]) == (32, 32, "given up after 32 rows")
+    assert (number["rows"], number["full"], found["verdict"]) == (33, 33, "unusable") and found["is_settings_only"]
+    (group,) = found["warnings"]
+    assert group["lines"] == [] and "returned 1 values for 32 completions" in group["reason"]
+
+
 def test_a_failing_reward_is_a_warning(tmp_path: Path, mine: Path) -> None:
+    """Where it fails on every row, a run would fail at once: the verdict is "unusable", though the data is not to blame."""
     path = write(tmp_path / "a.jsonl", *({"prompt": f"q{n}", "answer": str(n)} for n in range(5, 10)))
+    assert told(path, "--reward", f"{mine}:nan")["verdict"] == "ready with warnings"
     found = told(path, "--reward", f"{mine}:nan", "--reward", f"{mine}:levels", "--reward", "number")
     groups = {group["field"]: group for group in found["warnings"]}
-    assert {group["kind"] for group in groups.values()} == {"reward-failed"} and found["verdict"] == "ready with warnings"
+    assert {group["kind"] for group in groups.values()} == {"reward-failed"} and found["verdict"] == "unusable"
+    assert found["is_settings_only"]
     assert groups["nan"]["lines"] == [3] and groups["nan"]["reason"] == "nan failed: nan is not a usable reward"
     assert (groups["levels"]["count"], groups["levels"]["lines"]) == (5, [])
     assert "needs the column level" in groups["levels"]["reason"] and groups["levels"]["remedy"] == "mend the function"
@@ -226,12 +268,27 @@ def test_a_config_says_how_its_data_is_read(tmp_path: Path) -> None:
     assert "lengths are not measured: nobody/has-this-model" in done.stderr and "prompt   " not in done.stdout
 
 
+def test_columns_and_format_by_flags(tmp_path: Path) -> None:
+    """With and without a config, whose own names they replace."""
+    path = write(tmp_path / "a.jsonl", *({"ask": f"q{n}", "said": str(n), "completion": "x"} for n in range(2)))
+    flags = ("--columns", "prompt=ask", "--columns", "answer=said", "--format", "prompt+answer", "--no-dry-run")
+    assert told(path, "--no-dry-run")["usable"] == 0
+    found = told(path, *flags)
+    assert (found["verdict"], found["usable"], found["format"]) == ("ready", 2, "prompt+answer")
+    tree = {"model": "demo", "method": "grpo", "data": {"train": str(path), "columns": {"prompt": "wrong"}}}
+    config = write(tmp_path / "c.yaml", {**tree, "rewards": [{"name": "number"}]})
+    assert told("--config", config, *flags)["usable"] == 2
+
+
 def test_bad_arguments_are_one_message(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", {"prompt": "a", "answer": "1"})
     for arguments, message in (
         ((path, "--reward", "nubmer"), "did you mean 'number'"),
         ((path, "--reward", "number", "-m", "sft"), "sft has no rewards"),
         ((path, "--set", "a=1"), "give --config"),
+        ((path, "--reward", "number", "--reward", "number"), "two rewards have the same name"),
+        ((path, "--columns", "prompt"), "'prompt' is not OURS=THEIRS"),
+        ((path, "--format", "no-such"), "no-such"),
         ((), "there is no data to check"),
         (("--config", tmp_path / "none.yaml"), "no such config file"),
     ):

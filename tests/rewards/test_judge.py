@@ -24,8 +24,6 @@ from engine.rewards.failed import Failed
 from engine.rewards.judge import Malformed, parse_score
 from engine.share import demo_model
 
-pytestmark = pytest.mark.long
-
 Reply = tuple[int, Any] | tuple[int, Any, dict[str, str]]
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from engine.errors import InputError
 from engine.rewards import registry
+from engine.rewards.failed import Failed
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,7 +49,7 @@ def test_an_unknown_name_gives_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean 'number'") as caught:
         registry.built_in("nubmer")
     assert "unknown reward 'nubmer'" in caught.value.what
-    with pytest.raises(InputError, match="built in: answer, exact, number"):
+    with pytest.raises(InputError, match=r"built in: answer, exact, number.*llm_judge\. Give `file`"):
         registry.built_in("zzz")
 
 
@@ -251,19 +252,30 @@ def test_rewards_that_need_one_of_several_columns() -> None:
         ("step_coverage", {"reasoning_steps": [["a"]], "sparse_indicators": [[1, 0]]}, "does not fit 1 steps"),
         ("step_coverage", {"reasoning_steps": [3]}, "reasoning_steps is not a list of texts"),
         ("domain", {"domain_context": [{"units": 3}]}, "units is not a list of texts"),
+        ("tag_count", {"tags": [3]}, "tags is 3: write a list of names"),
+        ("regex", {"pattern": [3]}, "pattern is int: write a text"),
+        ("language", {"language": [3]}, "language is int: write a code"),
     ],
 )
-def test_columns_that_say_nothing_usable_fail_the_call(name: str, columns: dict[str, list[object]], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        registry.built_in(name)(["p"], ["c"], **columns)
+def test_a_row_that_says_nothing_usable_fails_alone(name: str, columns: dict[str, list[object]], message: str) -> None:
+    """The other row, which says nothing at all, is scored as it would be alone."""
+    reward = registry.built_in(name)
+    nothing = {column: [None] for column in columns}
+    (alone,) = reward(["p"], ["c"], **nothing)
+    failed, other = reward(["p"] * 2, ["c"] * 2, **{column: [*values, None] for column, values in columns.items()})
+    assert isinstance(failed, Failed) and failed.why.endswith("cannot be used") and message in failed.detail
+    assert failed.is_row_fault and other == alone and not isinstance(alone, Failed)
 
 
 def test_a_schema_is_checked_and_fetches_nothing() -> None:
     pytest.importorskip("jsonschema")
-    with pytest.raises(ValueError, match="is not a JSON schema"):
-        registry.built_in("json_schema")(["p"], ["{}"], [{"type": "thing"}])
-    with pytest.raises(Exception, match="Unresolvable"):
-        registry.built_in("json_schema")(["p"], ["{}"], [{"$ref": "http://127.0.0.1:9/schema"}])
+    draft_4 = "http://json-schema.org/draft-04/schema#"  # which lets such a pattern pass
+    schemas = [{"type": "thing"}, {"$ref": "http://127.0.0.1:9/schema"}, {"$schema": draft_4, "patternProperties": {"(": {}}}, {}]
+    thing, remote, pattern, other = registry.built_in("json_schema")(["p"] * 4, ['{"a": "x"}'] * 4, schemas)
+    assert isinstance(thing, Failed) and "is not a JSON schema" in thing.detail
+    assert isinstance(remote, Failed) and "Unresolvable" in remote.detail
+    assert isinstance(pattern, Failed) and "unterminated" in pattern.detail
+    assert other == 1.0
 
 
 def test_math_in_another_thread() -> None:
@@ -280,3 +292,17 @@ def test_a_late_comparison_is_wrong_and_the_next_one_is_not_harmed() -> None:
     scores = registry.built_in("math")(["p"] * 2, ["$x^{9^{9^{9}}}$", "x^2"], ["x^2"] * 2)
     assert scores == [0.0, 1.0] and time.monotonic() - started < 30
     assert signal.getsignal(signal.SIGALRM) is handler
+
+
+def test_the_decorator_is_no_reward_of_a_file(tmp_path: Path) -> None:
+    text = "from engine.rewards import register_reward_function\ndef f(completions): return [1.0]"
+    path = write(tmp_path / "typo.py", text)
+    for name in ("zzz", "register_reward_functio"):
+        with pytest.raises(InputError) as caught:
+            registry.load_user(path, name)
+        assert caught.value.remedy == "it has: f"
+
+
+def test_the_list_says_what_tests_look_like() -> None:
+    (info,) = (info for info in registry.describe() if info.name == "code_tests")
+    assert "assert add(1, 2) == 3" in info.details and '{"input": "1 2\\n", "output": "3\\n"}' in info.details

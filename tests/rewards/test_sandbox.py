@@ -17,8 +17,6 @@ import pytest
 from engine.rewards import enclosures, sandbox
 from engine.rewards.sandbox import Limits, Sandbox
 
-pytestmark = pytest.mark.long
-
 SHORT = Limits(seconds=2.0, memory_bytes=256 << 20)
 MARK = 8_000_000 + 10 * os.getpid()  # of this run's sandboxes alone
 NAMES = ("sandbox-exec",) if sys.platform == "darwin" else ("bubblewrap", "namespaces")

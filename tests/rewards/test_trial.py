@@ -133,6 +133,37 @@ def test_chains_of_steps(tmp_path: Path) -> None:
     assert found["step_coverage"]["reference"] == 1.0 and found["step_coverage"]["other"] < 0.5
 
 
+def test_rewards_that_need_completions_are_left_out(tmp_path: Path) -> None:
+    judge = {"name": "llm_judge", "options": {"url": "http://127.0.0.1:9/v1"}}
+    path = config(tmp_path, [{"name": "number"}, judge], SUMS)
+    done = command("test", path, "--json")
+    assert (done.exit_code, list(tried(done)), json.loads(done.stdout)["left_out"]) == (0, ["number"], ["llm_judge"])
+    assert "note  llm_judge is left out" in command("test", path).stdout
+    error = command("test", config(tmp_path, [judge], SUMS)).exception
+    assert isinstance(error, InputError) and "--completions FILE" in error.remedy
+
+
+def test_completions_of_a_file(tmp_path: Path) -> None:
+    """Right for line 2 of the data, which asks for 3, wrong for line 1, right for the row that stands in the file: 1, 0, 1."""
+    path = config(tmp_path, [{"name": "number"}], SUMS)
+    file = tmp_path / "said.jsonl"
+    rows = [{"line": 2, "completion": "It is 3."}, {"line": 1, "completion": "7"}, {**SUMS[4], "completion": "6"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    done = command("test", path, "--completions", file, "--json")
+    assert done.exit_code == 0 and tried(done)["number"]["mean"] == pytest.approx(2 / 3)
+    assert tried(command("test", path, "--completions", file, "--rows", 1, "--json"))["number"]["mean"] == 1
+    for row, message in (
+        ({"line": 2}, "there is no `completion`"),
+        ({"line": 99, "completion": "x"}, "is no usable row"),
+        ({"ask": "x", "completion": "x"}, "said.jsonl:1"),
+    ):
+        file.write_text(json.dumps(row), encoding="utf-8")
+        error = command("test", path, "--completions", file).exception
+        assert isinstance(error, InputError) and message in str(error)
+    error = command("test", path, "--completions", file, "--run", "x").exception
+    assert isinstance(error, InputError) and "two sources" in error.what
+
+
 def test_bad_input_is_one_message(tmp_path: Path) -> None:
     good = config(tmp_path, [{"name": "answer"}], SUMS)
     for arguments, message in (

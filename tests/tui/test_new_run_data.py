@@ -154,11 +154,11 @@ async def test_the_report_says_what_the_rewards_gave_and_how_often_each_answer_i
     shown = report(Checks(None, (FileCheck("data", path, found),)), draft, 120).plain
     assert "answers   yes (67%), no (22%), 7 (11%)" in shown, "6, 2 and 1 of 9"
     assert "⚠ number: 1 of 9 rows' own answers get full marks" in shown
-    assert "length_target: left out: it scores how a completion is written" in shown
+    assert "⚠ length_target: run on 9 rows, 9 failed" in shown
     full = replace(found, dry_run=(DryRun("a", 9, 9, 0, 0, 0.1, ""), DryRun("b", 9, 9, 0, 0, 0.1, ""), own_reward(2)))
     shown = report(Checks(None, (FileCheck("data", path, full),)), draft, 120).plain
     assert "rewards   ✓ the rows' own answers get full marks from a, b\n" in shown
-    assert "\n          ⚠ mine: your own, run on 9 rows, 2 failed" in shown
+    assert "\n          ⚠ mine: run on 9 rows, 2 failed" in shown
 
 
 def own_reward(failed: int) -> DryRun:

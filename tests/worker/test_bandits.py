@@ -24,8 +24,6 @@ from engine.worker.batching import aggregation_weights
 from engine.worker.credit import advantages_of, with_advantages
 from engine.worker.losses import policy_loss
 
-pytestmark = pytest.mark.long
-
 Array = NDArray[np.float64]
 LOGITS = np.array([0.3, -0.5, 0.9, 0.0, -1.2])
 CORRECT = np.array([0, 1, 0, 1, 1])  # arms that are right; their probability is 0.33

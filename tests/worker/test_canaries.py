@@ -23,8 +23,6 @@ from tests.support.live import finish, small_config
 
 from .canary_runs import LETTERS, bfloat16, four_bit_sampler, train, write_rows
 
-pytestmark = pytest.mark.long
-
 Steps = list[dict[str, Any]]
 
 

@@ -25,8 +25,6 @@ from engine.worker.model import Policy
 from .loss_cases import ARRAYS, FORMS, LIMIT, Case, assert_same, cases, evaluate
 from .rows import nudge, prompts_of, rollout_rows
 
-pytestmark = pytest.mark.long
-
 PHASES = (Phase.generate, Phase.shrink)
 few = settings(max_examples=25, deadline=None, derandomize=True, phases=PHASES)
 fewer = settings(max_examples=8, deadline=None, derandomize=True, phases=PHASES)

@@ -14,7 +14,9 @@ import pytest
 from engine.blas import blas_environment
 from engine.memory import SHARING_FAMILIES
 from tests.support.families import FAMILIES, MIXTURES
+from tests.support.once import made_once
 
+pytestmark = pytest.mark.timeout(600)
 NAMED = ("llama", "qwen2", "qwen3", "qwen3_moe", "gemma3_text", "phi3", "gpt_oss", "qwen3_next", "mamba2", "gemma2")
 KINDS = ("llama:dora", "gemma3_text:dora", "llama:full", "mamba2:full")
 OTHERS = tuple(f"{name}=brief" for name in FAMILIES if name not in (*NAMED, "granite", "olmo2", "glm4", "smollm3"))
@@ -23,13 +25,15 @@ LIMIT = 1e-4  # nats; of a mixture of experts the 0.99 quantile, since a near-ti
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    environment = {**os.environ, **blas_environment(os.environ), "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-m", "tests.worker.family_check", str(tmp_path_factory.mktemp("families"))]
-    done = subprocess.run(
-        [*command, *NAMED, *KINDS, *OTHERS], env=environment, capture_output=True, text=True, timeout=280, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return {each["name"]: each for each in map(json.loads, done.stdout.splitlines())}
+    def make(folder: Path) -> None:
+        environment = {**os.environ, **blas_environment(os.environ), "PYTHONPATH": str(Path(__file__).parents[2])}
+        command = [sys.executable, "-m", "tests.worker.family_check", str(folder), *NAMED, *KINDS, *OTHERS]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=500, check=False)
+        assert done.returncode == 0, done.stderr
+        (folder / "found.jsonl").write_text(done.stdout)
+
+    folder = made_once(tmp_path_factory, "families", make)
+    return {each["name"]: each for each in map(json.loads, (folder / "found.jsonl").read_text().splitlines())}
 
 
 ALL = (*NAMED, *KINDS, *(name.partition("=")[0] for name in OTHERS))

@@ -22,8 +22,6 @@ from engine.worker.model import Policy, load_policy
 
 from .rows import nudge, prompts_of, rollout_rows
 
-pytestmark = pytest.mark.long
-
 ROWS = {name: row.objective for name, row in METHODS.items() if row.objective is not None}
 OBJECTIVES = {
     **ROWS,

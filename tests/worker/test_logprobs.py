@@ -34,8 +34,6 @@ from engine.worker.trees import flat, scalar
 from .agreement import LIMIT, apart
 from .rows import nudge, plain
 
-pytestmark = pytest.mark.long
-
 SIZES = {"hidden_size": 32, "num_hidden_layers": 1, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
 # Every kind of head: parted and not, tied and not, scaled, soft-capped, quantised, adapted; trained and not.
 HEADS: dict[str, dict[str, Any]] = {

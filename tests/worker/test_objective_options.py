@@ -35,8 +35,6 @@ from .step_bench import (
     watch,
 )
 
-pytestmark = pytest.mark.long
-
 ONE_UPDATE = {"objective__minibatches": 1, "objective__updates_per_rollout": 1}
 FOUR_UPDATES = {"objective__minibatches": 4, "objective__updates_per_rollout": 1}
 

@@ -23,8 +23,6 @@ from engine.worker.trees import flat, nested
 
 from .test_keys_trainer_summary import ROWS, nll
 
-pytestmark = pytest.mark.long
-
 NAMES = tuple(USES)
 RATE, DECAY, EPS = 0.02, 0.1, 1e-6
 B1, B2 = 0.8, 0.95

@@ -53,7 +53,7 @@ class Checks:
         for file in self.files:
             if isinstance(file.found, InputError):
                 return said(file.found)
-            if file.found is not None and file.found.verdict == "unusable" and not all_too_long(file.found):
+            if file.found is not None and file.found.verdict == "unusable" and not file.found.is_settings_only:
                 return f"{file.role} file: no run can start with it; the list below says why, by line"
         return ""
 
@@ -105,7 +105,7 @@ async def check_file(
     """The data file as the config's method will use it; with rewards, what these give its rows' own answers."""
     settings = validate.as_configured(config)
     if file.role == "held-out":
-        settings["valid"] = None
+        settings |= {"valid": None, "is_held_out": True}
     try:
         return await engine.validate(file.path, config.method, tokenizer, rewards=rewards, **settings)
     except InputError as error:
@@ -146,7 +146,7 @@ def troubles(files: Sequence[FileCheck]) -> tuple[Trouble, ...]:
         path = Path(report.path)  # of a folder its train file
         for group in report.problems:
             what = f"{group.kind}: {group.reason}"
-            for place, line in enumerate(group.lines):
+            for place, line in enumerate(group.lines or (1,)):
                 found.append(Trouble(path, line, group.count if place == 0 else 0, True, what, remedy(group)))
         for group in report.warnings:
             for place, line in enumerate(group.lines or (1,)):

@@ -95,7 +95,7 @@ def _reward(run: DryRun) -> str:
     failed = f", {run.failed:,} failed" if run.failed else ""
     if run.full is None:
         sign = "⚠ " if run.failed else ""
-        return f"{sign}{name}: your own, run on {run.rows:,} rows{failed}{note}"
+        return f"{sign}{name}: run on {run.rows:,} rows{failed}{note}"
     others = f", {run.not_applicable:,} not applicable" if run.not_applicable else ""
     return f"⚠ {name}: {run.full:,} of {run.rows:,} rows' own answers get full marks{others}{failed}{note}"
 

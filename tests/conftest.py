@@ -22,6 +22,27 @@ if _openblas is not None:
     ctypes.CDLL(str(_openblas), mode=ctypes.RTLD_GLOBAL)
 
 
+# With the others over ten minutes on two slow cores: `make test` runs them, the run for every change leaves them out.
+LONG = (
+    "tests/worker/test_bandits.py",
+    "tests/worker/test_canaries.py",
+    "tests/worker/test_equivalences.py",
+    "tests/worker/test_gradients.py",
+    "tests/worker/test_logprobs.py",
+    "tests/worker/test_objective_options.py",
+    "tests/data/test_files.py",
+    "tests/export/",
+    "tests/test_bench.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is long."""
+    for item in items:
+        if item.nodeid.startswith(LONG):
+            item.add_marker(pytest.mark.long)
+
+
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """DROID_TUNE_HOME in a fresh folder, inherited by every process that the test starts."""

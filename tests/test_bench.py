@@ -290,7 +290,7 @@ def test_readme_is_made_of_the_results(tmp_path: Path) -> None:
         "date": "2026-11-22T16:30:00+01:00",
         "machine": {"chip": "Apple M2", "cores": 8, "backend": "metal"},
         "settings": {"prompts": 4, "group": 8, "prompt_tokens": 160, "max_tokens": 64, "rank": 8},
-        "model": {"name": "small", "folder": "/models/small", "parameters": 135e6, "dtype": "float32"},
+        "model": {"name": "small", "folder": "small", "parameters": 135e6, "dtype": "float32"},
         "load": {**LOAD, "others_cores": 0.05},
     }
     times = {"rollout": 9.5, "step": 6.25}

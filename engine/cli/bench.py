@@ -147,7 +147,8 @@ async def _measured(wanted: tuple[str, ...], model: str | None, settings: dict[s
     found: dict[str, Any] = {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "machine": {
-            name: getattr(known, name) for name in ("system", "machine", "chip", "backend", "cores", "memory_bytes", "blas")
+            **{name: getattr(known, name) for name in ("system", "machine", "chip", "backend", "cores", "memory_bytes")},
+            "blas": None if known.blas is None else Path(known.blas).name,
         },
         "versions": dict(known.versions),
         "settings": {**settings, "seconds": seconds},
@@ -157,7 +158,7 @@ async def _measured(wanted: tuple[str, ...], model: str | None, settings: dict[s
         if line["event"] == "progress":
             _tell(line["part"], line["text"])
         elif line["event"] == "model":
-            found["model"] = {"name": model or "random, 4 million parameters", **line["model"]}
+            found["model"] = {"name": "random, 4 million parameters" if model is None else Path(model).name, **line["model"]}
         else:
             found[line["part"]] = line["found"]
 

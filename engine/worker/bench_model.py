@@ -106,7 +106,7 @@ def facts(policy: Policy) -> dict[str, Any]:
     arrays = flat(policy.model.parameters())
     adapter = policy.trainable()
     return {
-        "folder": str(policy.folder),
+        "folder": policy.folder.name,
         "dtype": selftest_checks.dtype_of(policy),
         "parameters": sum(array.size for name, array in arrays.items() if name not in adapter),
         "adapter_parameters": sum(array.size for array in adapter.values()),

@@ -156,7 +156,7 @@ async def compare(options: argparse.Namespace) -> dict[str, Any]:
         "peer": f"mlx-lm-lora {VERSION}",
         "machine": {"chip": known.chip, "cores": known.cores, "backend": known.backend, "memory_bytes": known.memory_bytes},
         "versions": dict(known.versions),
-        "model": {**model, "folder": Path(folder).name},
+        "model": model,
         "settings": {**settings, "rounds": options.rounds, "steps": options.steps},
         "rounds": rounds,
         **summary(rounds),

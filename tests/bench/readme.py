@@ -140,7 +140,7 @@ def _settings(result: Result) -> str:
 
 def _model(result: Result) -> str:
     model = result["model"]
-    name = "random" if model.get("name", "").startswith("random") or "bench-4m" in model["folder"] else Path(model["folder"]).name
+    name = "random" if model.get("name", "").startswith("random") or model["folder"] == "bench-4m" else model["folder"]
     return f"{name}, {model['parameters'] / 1e6:.0f} M, {model['dtype']}"
 
 

@@ -2,8 +2,8 @@
 
     python -m tests.bench.readme [--write README.md]
 
-A result file is what `droid-tune bench --json` prints (bench-NAME.json) or what `python -m tests.bench.peer` writes
-(peer-NAME.json). Nothing is measured here, and no figure is typed in.
+A result file is what `droid-tune bench [PART] [MODEL] --json` prints (bench-NAME.json; parts of one model go together) or what
+`python -m tests.bench.peer` writes (peer-NAME.json). Nothing is measured here, and no figure is typed in.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def lines(results: Sequence[Result]) -> list[str]:
 
 
 def _bare(results: Sequence[Result]) -> list[str]:
-    measured = [result for result in results if "rollout" in result or "step" in result or "sft" in result]
+    measured = _by_model([result for result in results if "rollout" in result or "step" in result or "sft" in result])
     if not measured:
         return []
     rows = [
@@ -51,6 +51,14 @@ def _bare(results: Sequence[Result]) -> list[str]:
             f"| {' / '.join('–' if peak is None else f'{peak / 1e6:,.0f} MB' for peak in peaks)} |"
         )
     return rows
+
+
+def _by_model(results: Sequence[Result]) -> list[Result]:
+    """The parts that were measured one by one, together."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for result in results:
+        found.setdefault((_model(result), _settings(result)), {}).update(result)
+    return list(found.values())
 
 
 def _costs(results: Sequence[Result]) -> list[str]:

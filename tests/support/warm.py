@@ -62,7 +62,8 @@ def _program() -> tuple[str, ...]:
         metadata.version("mlx-cpu")
     except metadata.PackageNotFoundError:
         return launch.WORKER
-    if sys.platform != "linux":
+    # a BLAS of several threads starts them as it is loaded, and a process with threads must not be forked
+    if sys.platform != "linux" or os.environ.get("OPENBLAS_NUM_THREADS") != "1":
         return launch.WORKER
     folder = tempfile.TemporaryDirectory(prefix="warm-")
     path = str(Path(folder.name) / "socket")

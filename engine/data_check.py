@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from engine import config as configs
 from engine import methods
-from engine.config import RewardConfig, RunConfig
+from engine.config import ChatConfig, RewardConfig, RunConfig
 from engine.data import validate
-from engine.data.template import ChatTokenizer
+from engine.data.template import MODELS_OWN, ChatTokenizer
 from engine.errors import InputError
 from engine.rewards import dry_run
 
@@ -24,7 +24,7 @@ def check(path: Path, method: str, rewards: Rewards, settings: Mapping[str, Any]
     if not rewards or methods.method(method).kind != "rl":
         return validate.validate(path, method, **settings)
     folder: Path | None = settings["tokenizer"]
-    encode = None if folder is None else _encoder(folder)
+    encode = None if folder is None else _encoder(folder, settings.get("chat", MODELS_OWN))
     patience = math.inf if settings["full"] else dry_run.PATIENCE_SECONDS
     with dry_run.answer_scorer(rewards, encode=encode, patience_seconds=patience) as scorer:
         return validate.validate(path, method, scorer=scorer, **settings)
@@ -36,15 +36,10 @@ def check_config(config: RunConfig, rewards: Rewards | None, full: bool) -> vali
     return check(Path(config.data.train), config.method, config.rewards if rewards is None else rewards, settings)
 
 
-def _encoder(folder: Path) -> dry_run.Encode:
+def _encoder(folder: Path, chat: ChatConfig) -> dry_run.Encode:
     """A completion's token ids with the one that ends it. The tokenizer is read when it is first asked."""
-    chat = cache(lambda: ChatTokenizer(folder))
-
-    def encode(text: str) -> list[int]:
-        end = chat().eos_id
-        return [*chat().encode(text), *([] if end is None else [end])]
-
-    return encode
+    made = cache(lambda: ChatTokenizer(folder, chat))
+    return lambda text: made().encode_reply(text)
 
 
 def _present_model(model: str) -> Path | None:

@@ -25,11 +25,11 @@ class Profile:
     rewards: tuple[Mapping[str, Any], ...]  # as a config's `rewards`
 
 
-_NUMBER_IN_A_FIELD: tuple[Mapping[str, Any], ...] = (
-    {"name": "number", "weight": 1.0},
-    {"name": "domain", "weight": 0.5},
-    {"name": "step_coverage", "weight": 0.3},
-)
+def _of_a_field(id: str, title: str, summary: str, topic: str, judge: str) -> Profile:
+    """Chains of a field that has terms of its own; `judge` is the reward that compares the answer."""
+    rewards = ({"name": judge, "weight": 1.0}, {"name": "domain", "weight": 0.5}, {"name": "step_coverage", "weight": 0.3})
+    return Profile(id, title, summary, ("dr_grpo",), topic, "reasoning", rewards)
+
 
 PROFILES: Mapping[str, Profile] = {
     profile.id: profile
@@ -60,36 +60,26 @@ PROFILES: Mapping[str, Profile] = {
                 {"name": "format", "weight": 0.2},
             ),
         ),
-        Profile(
-            id="medical",
-            title="medical",
-            summary="doses, drip rates and clearances; the number is rewarded, its unit, the terms and the steps",
-            methods=("dr_grpo",),
+        _of_a_field(
+            "medical",
+            "medical",
+            "doses, drip rates and clearances; the number is rewarded, its unit, the terms and the steps",
             topic="medicine",
-            format="reasoning",
-            rewards=_NUMBER_IN_A_FIELD,
+            judge="number",
         ),
-        Profile(
-            id="scientific",
-            title="scientific",
-            summary="stoichiometry, half-lives and kinematics; the number is rewarded, its unit, the terms and the steps",
-            methods=("dr_grpo",),
+        _of_a_field(
+            "scientific",
+            "scientific",
+            "stoichiometry, half-lives and kinematics; the number is rewarded, its unit, the terms and the steps",
             topic="science",
-            format="reasoning",
-            rewards=_NUMBER_IN_A_FIELD,
+            judge="number",
         ),
-        Profile(
-            id="legal",
-            title="legal",
-            summary="deadlines, interest and limitation periods; the date or amount is rewarded, the terms and the steps",
-            methods=("dr_grpo",),
+        _of_a_field(
+            "legal",
+            "legal",
+            "deadlines, interest and limitation periods; the date or amount is rewarded, the terms and the steps",
             topic="law",
-            format="reasoning",
-            rewards=(
-                {"name": "answer", "weight": 1.0},
-                {"name": "domain", "weight": 0.5},
-                {"name": "step_coverage", "weight": 0.3},
-            ),
+            judge="answer",
         ),
     )
 }

@@ -30,7 +30,6 @@ LONG = (
     "tests/worker/test_gradients.py",
     "tests/worker/test_logprobs.py",
     "tests/worker/test_objective_options.py",
-    "tests/data/test_files.py",
     "tests/export/",
     "tests/test_bench.py",
 )

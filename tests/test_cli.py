@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import select
+import shlex
 import struct
 import subprocess
 import sys
@@ -77,31 +78,27 @@ def answer(done: subprocess.CompletedProcess[str]) -> Any:
 @pytest.mark.parametrize("recipe", ["sft", "grpo", "dr_grpo", "gspo"])
 def test_every_method_finishes_from_its_recipe_and_mlx_lm_uses_the_adapter(tmp_path: Path, here: Command, recipe: str) -> None:
     """Headless, from the packaged recipe; full weights for one of them, low-rank adapters for the others. Once by the commands
-    that a user types: droid-tune's, and the mlx_lm.generate that the run ends with."""
+    that a user types: droid-tune's, and the mlx_lm.generate that the run ends with, chat settings and all."""
     small = SMALL if recipe == "sft" else SMALL_RL
     kind = ("adapter.type=full",) if recipe == "dr_grpo" else ()
     typed = recipe == "grpo"
+    if typed:
+        kind = ('chat.stop=["<|reserved_0|>"]', "chat.variables={enable_thinking: false}")
     state = answer((droid_tune if typed else here)(tmp_path, "train", recipe, "--json", *settings(*small, *kind)))
     assert state["state"] == "finished" and state["step"] == 2
     assert recipe != "sft" or state["metrics"]["grad_norm"]["value"] > 0
     adapter = state["result"]["adapter"]
     assert str(adapter) in state["result"]["command"]
-    text = generated(adapter, "What is 12+13?") if typed else answered(adapter, "What is 12+13?")
+    text = generated(state["result"]["command"]) if typed else answered(adapter, "What is 12+13?")
     assert text.startswith(("<think>", "<answer>"))
 
 
-def generated(adapter: str, prompt: str) -> str:
-    """What mlx_lm.generate prints with the adapter."""
-    done = subprocess.run(
-        [
-            *(sys.executable, "-P", "-m", "mlx_lm", "generate", "--model", str(demo_model()), "--adapter-path", adapter),
-            *("--prompt", prompt, "--max-tokens", "8", "--verbose", "False"),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-        check=False,
-    )
+def generated(command: str) -> str:
+    """What the command prints, which must know the chat settings; from this environment, and cut short."""
+    program, *options = shlex.split(command)
+    assert program == "mlx_lm.generate" and {"--extra-eos-token", "--chat-template-config"} <= {*options}
+    typed = [sys.executable, "-P", "-m", "mlx_lm", "generate", *options, "--max-tokens", "8", "--verbose", "False"]
+    done = subprocess.run(typed, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -244,22 +241,27 @@ class Terminal:
 
 
 def test_hanging_up_a_viewer_leaves_the_run_alone_and_another_sees_the_whole_curve(tmp_path: Path, here: Command) -> None:
-    started = answer(here(tmp_path, "train", "grpo", "--detach", "--json", *settings(*SMALL_RL, "run.steps=40")))
+    """Paused while the viewer is there, so that the run cannot be over before the terminal is gone."""
+    started = answer(here(tmp_path, "train", "grpo", "--detach", "--json", *settings(*SMALL_RL, "run.steps=20")))
     run = _run(tmp_path, started["id"])
+    await_event(run, 0, lambda e: e.type == "step")
+    assert here(tmp_path, "pause", started["id"]).returncode == 0
+    await_event(run, 0, lambda e: e.type == "paused")
     first = Terminal(tmp_path, "attach", started["id"])
     first.wait_for("held-out")
     first.wait_for("newest group")
     pid = run.record.summary().pid
     assert first.hang_up() != 0
     seen = len(run.record.journal_file.read_bytes())
+    assert here(tmp_path, "resume", started["id"]).returncode == 0
     await_condition(lambda: len(run.record.journal_file.read_bytes()) > seen, "further events")
     second = Terminal(tmp_path, "attach", started["id"])
     second.wait_for("mlx_lm.generate")
     assert second.process.wait(DEADLINE_SECONDS) == 0
     state = answer(here(tmp_path, "status", started["id"], "--json"))
-    assert (state["state"], state["step"], state["resumes"], state["pid"]) == ("finished", 40, 0, pid)
+    assert (state["state"], state["step"], state["resumes"], state["pid"]) == ("finished", 20, 0, pid)
     steps = [e.fields["step"] for e in _events(run) if e.type == "step"]
-    assert steps == list(range(1, 41))
+    assert steps == list(range(1, 21))
 
 
 def _events(run: Any) -> Any:

@@ -7,18 +7,17 @@ occur in none of its rows.
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 from engine import config as configs
 from engine.api import Engine
 from engine.cli import watch
 from engine.data import arithmetic
+from engine.data.writing import write_rows
 from engine.errors import InputError
 
 SFT_ROWS, SFT_SEED = 80_000, 0
@@ -62,11 +61,6 @@ async def _train(recipe: str, work: Path, out: Path, blank: Path) -> int:
 
 def write_datasets(folder: Path) -> None:
     """Write the embedded model's data files: problems to train on by reward, held-out ones, and a careful solver's work."""
-    write_rows(folder / "arithmetic-train.jsonl", arithmetic.rl_rows("train", RL_ROWS, 0))
-    write_rows(folder / "arithmetic-heldout.jsonl", arithmetic.rl_rows("heldout", HELD_OUT_ROWS, 0))
-    write_rows(folder / "arithmetic-sft.jsonl", arithmetic.careful_rows("train", SAMPLE_ROWS, 1))
-
-
-def write_rows(path: Path, rows: Iterable[object]) -> None:
-    """Write a .jsonl file."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    write_rows(folder / "arithmetic-train.jsonl", arithmetic.rl_rows("train", RL_ROWS, 0), overwrite=True)
+    write_rows(folder / "arithmetic-heldout.jsonl", arithmetic.rl_rows("heldout", HELD_OUT_ROWS, 0), overwrite=True)
+    write_rows(folder / "arithmetic-sft.jsonl", arithmetic.careful_rows("train", SAMPLE_ROWS, 1), overwrite=True)

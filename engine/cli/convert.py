@@ -12,8 +12,6 @@ from time import monotonic
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from engine import data_names
 from engine.api import Engine
@@ -121,6 +119,9 @@ def _progress(shown: bool) -> Iterator[Callable[[int], None] | None]:
     if not shown:
         yield None
         return
+    from rich.console import Console  # here: every verb would pay for them
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     bar = Progress(
         SpinnerColumn(),
         TextColumn("{task.description}"),

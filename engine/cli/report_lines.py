@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from engine.data.length_bar import length_bar
 from engine.data.validate import DataReport, DryRun, ProblemGroup, TokenLengths
+from engine.plot import Glyphs
 from engine.safe_text import safe_text
 
 _SHOWN_LINES = 5
@@ -12,17 +14,17 @@ _SHOWN_LABELS = 6
 _WITHOUT_LINES = {"reward-failed": "every row", "no-template": "the model", "no-generation-prompt": "the model"}
 
 
-def report(found: DataReport) -> list[str]:
-    """The data check."""
+def report(found: DataReport, glyphs: Glyphs = "ascii") -> list[str]:
+    """The data check; `glyphs` are those that the terminal has."""
     lines = [
         f"file     {safe_text(found.path)}",
         f"format   {found.format} for {found.method}",
         f"rows     {found.rows}, usable {found.usable}",
     ]
     if found.prompt_tokens is not None:
-        lines.append(f"prompt   {_lengths(found.prompt_tokens)}")
+        lines += _lengths("prompt", found.prompt_tokens, glyphs)
     if found.completion_tokens is not None:
-        lines.append(f"target   {_lengths(found.completion_tokens)}")
+        lines += _lengths("target", found.completion_tokens, glyphs)
     if found.decisive_share is not None:
         lines.append(f"decisive {100 * found.decisive_share:.0f}% of the target tokens weigh more: those of marked steps")
     if found.sampled is not None:
@@ -84,11 +86,13 @@ def _place(problem: ProblemGroup) -> str:
     return _lines(problem.lines) + (f" field {safe_text(problem.field)}" if problem.field else "")
 
 
-def _lengths(found: TokenLengths) -> str:
-    return (
-        f"{found.min} to {found.max} tokens, median {found.median:g}, 95% within {found.p95}; "
+def _lengths(label: str, found: TokenLengths, glyphs: Glyphs) -> list[str]:
+    text = (
+        f"{label:<9}{found.min} to {found.max} tokens, median {found.median:g}, 95% within {found.p95}; "
         f"{found.over_limit} over the limit of {found.limit}"
     )
+    bar = length_bar(found, glyphs)
+    return [text, f"         {found.min} [{bar}] {found.max}"] if bar else [text]
 
 
 def _lines(lines: Sequence[int]) -> str:

@@ -20,7 +20,7 @@ from engine.data.template import ChatTokenizer
 from engine.errors import InputError
 from engine.rewards import trial
 from engine.rewards.given import given_completions
-from engine.rewards.registry import LOADED, RewardInfo, describe
+from engine.rewards.registry import RewardInfo, describe
 from engine.rewards.trial import AnswersTrial, CompletionsTrial
 from engine.runs import record
 from engine.safe_text import safe_text
@@ -66,8 +66,8 @@ def test(
     """Try a config's rewards through the real reward process, before any training.
 
     Every row's own answer must get full marks from the rewards that judge answers, and more than another row's answer. It is
-    tried bare and as <think>...</think><answer>...</answer>, and the better of the two counts. Exits with 1 where that is not so.
-    llm_judge and code_tests are left out: a bare answer tells nothing of them.
+    tried as <think>...</think><answer>...</answer>, and bare as well by functions of your own, where the better of the two
+    counts. Exits with 1 where that is not so. llm_judge and code_tests are left out: a bare answer tells nothing of them.
 
     With --run, the completions that a run has stored in its latest step are scored instead, by all rewards. With --completions
     those of a file: {"line": 3, "completion": "..."} replies to line 3 of the training file; or each line is a row of the data
@@ -91,15 +91,13 @@ def test(
         source = {"run": run} if run is not None else {"completions": str(completions)}
         report: dict[str, Any] = {**source, "rewards": [asdict(part) for part in scored]}
     else:
-        left_out = [reward.name for reward in found.rewards if reward.file is None and reward.name in LOADED]
-        used = [reward for reward in found.rewards if reward.file is not None or reward.name not in LOADED]
-        if not used:
-            what = f"{' and '.join(left_out)} cannot be tried on bare answers"
-            raise InputError(what, where=config, remedy="try it on completions, with --run RUN or --completions FILE")
         tried = examples[:rows]
         chat = ChatTokenizer(configs.model_folder(found.model), found.chat)
         prompts = [chat.render(example.messages, True) for example in tried]
-        answers = trial.try_answers(used, tried, prompts, chat.encode)
+        answers, left_out = trial.try_answers(found.rewards, tried, prompts, chat.encode_reply)
+        if not answers:
+            what = f"{' and '.join(left_out)} cannot be tried on bare answers"
+            raise InputError(what, where=config, remedy="try it on completions, with --run RUN or --completions FILE")
         as_text = answer_lines(answers, len(tried), len(examples))
         as_text += [f"note  {name} is left out: try it on completions, with --run RUN or --completions FILE" for name in left_out]
         faults = [part.name for part in answers if part.fault]
@@ -200,6 +198,5 @@ def _given(config: RunConfig, data: formats.DataSet, file: Path, rows: int) -> l
     pairs = given_completions(file, data, config.data, rows)
     examples, texts = [example for example, _ in pairs], [text for _, text in pairs]
     chat = ChatTokenizer(configs.model_folder(config.model), config.chat)
-    end = [] if chat.eos_id is None else [chat.eos_id]
     prompts = [chat.render(example.messages, True) for example in examples]
-    return trial.try_completions(config.rewards, prompts, texts, [[*chat.encode(text), *end] for text in texts], examples)
+    return trial.try_completions(config.rewards, prompts, texts, [chat.encode_reply(text) for text in texts], examples)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from engine.cli import loading, report_lines
 from engine.cli.convert import renamed
 from engine.config import RewardConfig, SamplingConfig
 from engine.errors import InputError
+from engine.plot import glyph_set
 from engine.rewards import registry
 from engine.safe_text import safe_text
 
@@ -102,7 +104,10 @@ def validate(
                 columns=names,
             )
         )
-    print(json.dumps(report.as_dict(), indent=1, ensure_ascii=False) if as_json else "\n".join(report_lines.report(report)))
+    if as_json:
+        print(json.dumps(report.as_dict(), indent=1, ensure_ascii=False))
+    else:
+        print("\n".join(report_lines.report(report, glyph_set(sys.stdout.encoding, os.environ))))
     raise typer.Exit(2 if report.verdict == "unusable" else 0)
 
 

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine.data.fields import Unusable, required_text
-from engine.data.values import json_type
 from engine.rewards.answers import boxed
+from engine.rewards.format import TAGS
 from engine.rewards.marks import MarkError, step_marks
+from engine.rewards.texts import TextsError, step_texts, texts
 
-TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 _ANSWER = re.compile(r"\s*<answer>(.*)</answer>\s*", re.DOTALL)
 _SAID = re.compile(r"[^\n]*\banswer(?:\s+is\s*:?|\s*[:=])\s*(\S[^\n]*)$", re.IGNORECASE)
 _OPENING = "<think>\n"
@@ -23,20 +23,13 @@ _FOR_THE_REWARD = ("required_terms", "terms", "required_elements", "elements")
 
 def steps(fields: Mapping[str, Any]) -> list[str]:
     """`reasoning_steps`, a list of strings or one string with a step on each line, as a list. Raises Unusable."""
-    value = fields["reasoning_steps"]
-    if isinstance(value, str):
-        found = [line for line in value.splitlines() if line.strip()]
-    elif isinstance(value, list):
-        for place, step in enumerate(value):
-            name = f"reasoning_steps[{place}]"
-            if not isinstance(step, str):
-                raise Unusable("wrong-type", name, f"is {json_type(step)}, not a string", "write each step as a string")
-            if not step.strip():
-                raise Unusable("empty", name, "the step has no text", "write it, or remove it")
-        found = value
-    else:
-        remedy = "write a list of strings, or one string with a step on each line"
-        raise Unusable("wrong-type", "reasoning_steps", f"'reasoning_steps' is {json_type(value)}", remedy)
+    try:
+        found = step_texts(fields["reasoning_steps"])
+    except TextsError as error:
+        raise Unusable("wrong-type", error.field, error.reason, error.remedy) from error
+    for place, step in enumerate(found):
+        if not step.strip():
+            raise Unusable("empty", f"reasoning_steps[{place}]", "the step has no text", "write it, or remove it")
     if not found:
         raise Unusable("empty", "reasoning_steps", "there is no step", "add steps, or use the columns prompt and answer")
     for step in found:
@@ -115,22 +108,19 @@ def domain_prompt(fields: Mapping[str, Any]) -> str:
         _texts(context, "domain_context")  # required terms
     elif isinstance(context, dict):
         for name, value in context.items():
-            texts = [] if value is None else _texts(value, f"domain_context.{name}")
-            if texts and name not in _FOR_THE_REWARD:
-                lines.append(f"{name.replace('_', ' ')}: {', '.join(texts)}")
+            found = [] if value is None else _texts(value, f"domain_context.{name}")
+            if found and name not in _FOR_THE_REWARD:
+                lines.append(f"{name.replace('_', ' ')}: {', '.join(found)}")
     elif context is not None:
         lines.append(required_text(fields, "domain_context").strip())
     return "\n".join(lines)
 
 
 def _texts(value: Any, field: str) -> list[str]:
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list):
-        raise Unusable("wrong-type", field, f"is {json_type(texts)}", "write a text or a list of texts")
-    for text in texts:
-        if not isinstance(text, str):
-            raise Unusable("wrong-type", field, f"holds {json_type(text)}, not a text", "write a text or a list of texts")
-    return texts
+    try:
+        return texts(value, field)
+    except TextsError as error:
+        raise Unusable("wrong-type", error.field, error.reason, error.remedy) from error
 
 
 def _without_tags(text: str, field: str) -> None:

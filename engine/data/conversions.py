@@ -31,6 +31,7 @@ from engine.data.fields import Unusable, required_text
 from engine.data.meaning import DROP, Meaning, plain, read
 from engine.data.values import Problem, Row
 from engine.errors import InputError
+from engine.rewards.format import TAGS
 from engine.types import Example, Message
 
 # Fields that a format is made of or reads, in the order in which they are written.
@@ -49,7 +50,7 @@ OWN_FIELDS: dict[str, tuple[str, ...]] = {
 _CARRIED = {"reasoning": OWN_FIELDS["reasoning"][2:], "prompt+answer": ("type",)}  # columns that are a target's own fields
 _WOULD_COUNT = {"instruction": ("input", "response")}  # columns that a target would read as its own
 _LAYOUT = re.compile(r"\s*<think>(.*?)</think>\s*<answer>(.*?)</answer>\s*", re.DOTALL)
-_TAG = re.compile("|".join(chains.TAGS))
+_TAG = re.compile("|".join(TAGS))
 
 
 @dataclass(frozen=True, slots=True)

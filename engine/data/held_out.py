@@ -1,12 +1,13 @@
-"""What a data check says of the held-out file: a run reads it as it reads the other one, and needs a row of it to start."""
+"""What a data check says of the rows that are held out: a run reads their file as it reads the other one, and needs a row of them
+to start. Without such a file a run holds back some of its own rows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from engine.data.examples import require_format
-from engine.data.formats import stream
+from engine.data.formats import split_held_out, stream
 from engine.data.measure import require_one_within
 from engine.data.report import Groups, HeldOut, ProblemGroup
 from engine.data.structure import SAMPLE_ROWS, keys
@@ -66,3 +67,33 @@ def look(
     is_unusable = bool(refused) or not usable or problems.is_broken
     groups = (*refused, *problems.groups())
     return HeldOut(str(path), chosen, usable + len(problems), usable, groups, is_unusable), frozenset(taken)
+
+
+def of_the_split(
+    examples: Sequence[Example],
+    tokenizer: ChatTokenizer,
+    *,
+    eval_rows: int,
+    seed: int,
+    max_prompt_tokens: int,
+    max_completion_tokens: int | None,
+    targets: Targets,
+) -> list[ProblemGroup]:
+    """Where all of a file's usable rows are `examples` and there is no held-out file: that no row of the part that a run holds
+    back, or of the one that it trains on, is within the limits. Lengths as require_one_within has them."""
+    train, held = split_held_out(examples, None, eval_rows, seed)
+    found = []
+    for part, name in ((train, "trained on"), (held, "held out")):
+        try:
+            require_one_within(
+                part,
+                tokenizer,
+                max_prompt_tokens=max_prompt_tokens,
+                max_completion_tokens=max_completion_tokens,
+                where=name,
+                targets=targets,
+            )
+        except InputError as error:
+            reason = f"the rows that would be {name}: {error.what}"
+            found.append(ProblemGroup("over-limits", len(part), (), "", reason, f"{error.remedy}, or give data.valid"))
+    return found

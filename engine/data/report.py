@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from engine.data.values import BROKEN_FILE, Problem
 
+_BINS = 20  # of a histogram
 Verdict = Literal["ready", "ready with warnings", "unusable"]
 
 
@@ -30,7 +31,7 @@ class ProblemGroup:
 class TokenLengths:
     """Lengths in tokens of the usable rows' prompts or completions, as a run makes the rows.
 
-    Of a sample, median and p95 are those of the rows drawn by chance; min, max and over_limit count the longest rows, too.
+    Of a sample, median, p95 and bins are those of the rows drawn by chance; min, max and over_limit count the longest rows, too.
     """
 
     min: int
@@ -39,6 +40,7 @@ class TokenLengths:
     max: int
     limit: int
     over_limit: int  # rows longer than limit
+    bins: tuple[int, ...]  # rows in each of 20 equal parts of the lengths from min to max, of fewer where there are fewer lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,4 +149,8 @@ def token_lengths(lengths: Iterable[int], limit: int, longest: Iterable[int] = (
     p95 = ordered[math.ceil(0.95 * len(ordered)) - 1]
     every = [*ordered, *longest]
     over = sum(length > limit for length in every)
-    return TokenLengths(min(every), statistics.median(ordered), p95, max(every), limit, over)
+    least, most = min(every), max(every)
+    bins = [0] * min(_BINS, most - least + 1)
+    for length in ordered:
+        bins[(length - least) * len(bins) // (most - least + 1)] += 1
+    return TokenLengths(least, statistics.median(ordered), p95, most, limit, over, tuple(bins))

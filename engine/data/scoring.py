@@ -17,7 +17,7 @@ from engine.data.values import Problem
 from engine.rewards.answers import extract_answer
 from engine.types import Example
 
-_ROUNDING = 1e-9
+ROUNDING = 1e-9  # so much less than full marks is full marks
 _REMEDY = "correct the answer, or use another reward"
 
 
@@ -45,12 +45,14 @@ class Marks:
 
     name: str
     tried: int  # rows, from the first on
-    values: tuple[float | None, ...] = ()  # [tried]; None: not applicable, or failed
+    values: tuple[float | None, ...] = ()  # [tried]; None: not applicable, failed, or a row that it owes nothing
     full: float | None = None  # marks; None: not known, as of a user's own function
     judges_answers: bool = False  # whether it compares with the row's reference
     failures: tuple[Failure, ...] = ()
     seconds: float = 0.0
     note: str = ""  # why it was chosen, left out or given up
+    given: tuple[float | None, ...] = ()  # [tried]: `values`, and what rows got that it owes nothing
+    needs_answer: bool = False  # whether it cannot do without the row's `answer`
 
 
 class Scorer(Protocol):
@@ -121,7 +123,7 @@ class Tally:
             run.failed += [rows[place].example.line for place in sorted(failed)]
             run.failure = run.failure or next(iter(own.failures), None)
             run.not_applicable += sum(v is None and place not in failed for place, v in enumerate(own.values))
-            run.full += sum(own.full is not None and v is not None and own.full - v <= _ROUNDING for v in own.values)
+            run.full += sum(own.full is not None and v is not None and own.full - v <= ROUNDING for v in own.values)
         for place, row in enumerate(rows):
             self._judge(row.example.line, place, marks)
 
@@ -158,7 +160,7 @@ class Tally:
     def _judge(self, line: int, place: int, marks: Sequence[Marks]) -> None:
         tried = [own for own in marks if own.full is not None and place < own.tried]
         low = {own.name: own.full - value for own in tried if own.full is not None and (value := own.values[place]) is not None}
-        low = {name: by for name, by in low.items() if by > _ROUNDING}
+        low = {name: by for name, by in low.items() if by > ROUNDING}
         if low:
             shown = ", ".join(f"{name} by {by:g}" for name, by in low.items())
             reason = f"the row's own answer falls short of full marks: {shown}"

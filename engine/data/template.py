@@ -19,6 +19,7 @@ import jinja2.sandbox
 from tokenizers import Tokenizer
 
 from engine.config import ChatConfig
+from engine.data import added_tokens
 from engine.errors import InputError
 from engine.types import Message
 
@@ -47,6 +48,8 @@ class ChatTokenizer:
         self.folder = folder
         self._variables = chat.variables
         self._tokenizer = _read_tokenizer(folder)
+        if chat.add_tokens:
+            added_tokens.add(self._tokenizer, chat.add_tokens)
         config = _read_json(folder / "tokenizer_config.json")
         self._special = _special_tokens({**_read_json(folder / "special_tokens_map.json"), **config})
         self.source = template_source(folder, chat.template)
@@ -84,6 +87,10 @@ class ChatTokenizer:
         """Token ids of `text`; special tokens that are written in it are recognised. `special`: those that the tokenizer puts
         around a text by itself are added."""
         return list(self._tokenizer.encode(text, add_special_tokens=special).ids)
+
+    def encode_reply(self, text: str) -> list[int]:
+        """Token ids of a whole completion, the one that ends it included."""
+        return [*self.encode(text), *([] if self.eos_id is None else [self.eos_id])]
 
     def offsets(self, text: str) -> list[tuple[int, int]]:
         """The characters [start, end) of each token of `encode(text)`; blanks around a word may be left out."""

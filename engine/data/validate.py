@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from engine import methods
-from engine.config import DataConfig, RunConfig
+from engine.config import ChatConfig, DataConfig, RunConfig
 from engine.data import held_out, sources
 from engine.data.examples import require_format
 from engine.data.formats import stream
@@ -30,10 +30,11 @@ from engine.data.report import (
     token_lengths,
 )
 from engine.data.scoring import OwnAnswer, Scorer, Tally, reference_completion
-from engine.data.structure import Sample, Structure, duplicate_lines
+from engine.data.structure import SAMPLE_ROWS, Sample, Structure, duplicate_lines
 from engine.data.targets import Targets
-from engine.data.template import ChatTokenizer
+from engine.data.template import MODELS_OWN, ChatTokenizer
 from engine.rewards.marks import DECISIVE_WEIGHT
+from engine.sections import RunSection
 from engine.types import Example
 
 __all__ = [
@@ -52,6 +53,7 @@ __all__ = [
     "validate",
 ]
 
+EVAL_ROWS = RunSection().eval_rows
 _SCORED_AT_ONCE = 2048
 _NO_PROMPT = "rows of plain text have no prompt: all of it is learned, and targets: last has nothing to go by"
 
@@ -64,6 +66,7 @@ def validate(
     columns: Mapping[str, str] | None = None,
     system: str | None = None,
     tokenizer: Path | None = None,
+    chat: ChatConfig = MODELS_OWN,
     max_prompt_tokens: int = 512,
     max_completion_tokens: int = 512,
     targets: Targets = "assistant",
@@ -72,15 +75,17 @@ def validate(
     is_held_out: bool = False,
     scorer: Scorer | None = None,
     full: bool = False,
+    eval_rows: int = EVAL_ROWS,
     seed: int = 0,
 ) -> DataReport:
     """Check every row of `path`, a file or a folder's train file, for the method.
 
-    With `tokenizer`, a model folder, lengths are measured as well; with `valid`, the held-out file (a folder's own is found),
-    that one is read, too, and prompts that are in both are warned of; without, a row must be left to hold out, unless `path`
-    itself `is_held_out`; with `scorer`, for a reward method, rows whose own answer does not get full marks,
-    and rewards that fail. The last and the first of these take all rows up to 2,000, then as many drawn by `seed` and the 100
-    longest, unless `full`.
+    With `tokenizer`, a model folder, lengths are measured as well, in the template that `chat` says; with `valid`, the held-out
+    file (a folder's own is found), that one is read, too, and prompts that are in both are warned of; without, a row must be
+    left to hold out, unless `path` itself `is_held_out` (of up to 2,000 rows, with a tokenizer, one within the limits: a run
+    holds back `eval_rows` by `seed`); with `scorer`, for a reward method, rows whose own answer does not get
+    full marks, and rewards that fail. The last and the first of these take all rows up to 2,000, then as many drawn by `seed`
+    and the 100 longest, unless `full`.
     A completion's length includes the token that ends it; of a chat with several targets it is all that follows the first
     target's beginning, and with `targets` "all" the prompt is one token. Chats that the chat template refuses are problems.
     InputError for an unknown method, a format that the method cannot use, and whatever makes the file unreadable as a whole;
@@ -92,7 +97,7 @@ def validate(
     chosen, results = stream(file, kind=method.kind, format=format, columns=columns, system=system)
     require_format(method, chosen, str(file))
     is_supervised = method.kind == "sft"
-    measured = None if tokenizer is None else ChatTokenizer(tokenizer)
+    measured = None if tokenizer is None else ChatTokenizer(tokenizer, chat)
     held: HeldOut | None = None
     taken: frozenset[bytes] = frozenset()
     if valid is not None:
@@ -133,6 +138,16 @@ def validate(
         of_settings.append(ProblemGroup("no-prompt", usable, (), "", _NO_PROMPT, "leave data.targets out"))
     if lengths is not None and lengths.training_rows and not lengths.has_row_within(max_prompt_tokens, max_completion_tokens):
         of_settings.append(_over_limits(lengths.training_rows, is_supervised))
+    elif measured is not None and held is None and not is_held_out and len(closer.every) > 1:
+        of_settings += held_out.of_the_split(
+            closer.every,
+            measured,
+            eval_rows=eval_rows,
+            seed=seed,
+            max_prompt_tokens=max_prompt_tokens,
+            max_completion_tokens=max_completion_tokens if is_supervised else None,
+            targets=targets,
+        )
     verdict: Verdict = "ready"
     is_spoiled = not usable or problems.is_broken or bool(of_data) or (held is not None and held.is_unusable)
     is_settings_only = not is_spoiled and (bool(of_settings) or closer.tally.is_refused)
@@ -172,11 +187,14 @@ def as_configured(config: RunConfig) -> dict[str, Any]:
         "format": data.format,
         "columns": data.columns,
         "system": data.system,
+        "chat": config.chat,
         "targets": data.targets,
         "decisive_weight": data.decisive_weight,
         "valid": None if data.valid is None else Path(data.valid),
         "max_prompt_tokens": sampling.max_prompt_tokens,
         "max_completion_tokens": sampling.max_completion_tokens,
+        "eval_rows": config.run.eval_rows,
+        "seed": config.run.seed,
     }
 
 
@@ -187,6 +205,7 @@ class _Closer:
         self, tokenizer: ChatTokenizer | None, lengths: Lengths | None, scorer: Scorer | None, full: bool, seed: int
     ) -> None:
         self.tally = Tally()
+        self.every: list[Example] = []  # none where they are more than a sample has
         self.sampled: int | None = None
         self._tokenizer = tokenizer
         self._lengths = lengths
@@ -202,6 +221,10 @@ class _Closer:
         if self._is_idle:
             return
         self._count += 1
+        if self._count <= SAMPLE_ROWS:
+            self.every.append(example)
+        else:
+            self.every.clear()
         if self._sample is None:
             self._look(example, by_chance=True)
             if len(self._waiting) >= _SCORED_AT_ONCE:

@@ -23,7 +23,6 @@ limit, alone.
 
 from __future__ import annotations
 
-import asyncio
 import faulthandler
 import inspect
 import io
@@ -134,10 +133,12 @@ def _limited(seconds: float) -> Iterator[None]:
 
 
 def _load(specs: list[dict[str, Any]]) -> tuple[list[_Loaded], dict[str, Any]]:
-    try:
-        rewards = [_loaded(spec["name"], spec["file"], spec["steps"], spec["options"]) for spec in specs]
-    except InputError as error:
-        return [], {"op": "error", **error.as_dict()}
+    rewards = []
+    for spec in specs:
+        try:
+            rewards.append(_loaded(spec["name"], spec["file"], spec["steps"], spec["options"]))
+        except InputError as error:
+            return [], {"op": "error", "reward": spec["name"], **error.as_dict()}
     token_ids = [loaded.name for loaded in rewards if takes_token_ids(loaded.reward)]
     return rewards, {"op": "ready", "columns": {loaded.name: loaded.needs() for loaded in rewards}, "token_ids": token_ids}
 
@@ -171,6 +172,8 @@ def _call(loaded: _Loaded, batch: dict[str, Any], token_ids: list[list[int]] | N
             raise LookupError(f"{name} needs the completions' token ids, and here is no tokenizer")
         returned: Any = reward(**arguments(reward, batch["prompts"], completions, columns))
         if inspect.isawaitable(returned):
+            import asyncio  # few rewards are coroutines; every start would pay for it
+
             returned = asyncio.run(_wait(returned))
         if not isinstance(returned, list | tuple):
             raise TypeError(f"{name} returned {type(returned).__name__}, not a list with one value per completion")

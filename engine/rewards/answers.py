@@ -22,10 +22,14 @@ _NUMBER = re.compile(
 _BOXED = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _INTEGER = re.compile(r"[-+]?(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)")
 _SEPARATORS = re.compile(r"[\s,;&/|$€£%°*]+")
-_OFFERS = re.compile(
-    r"(?:\(? ?\b(?:or|and|also|maybe|perhaps|possibly|either|then|no|wait)\b ?(?:(?:maybe|perhaps|it)\b ?)?(?:is\b)?)?",
-    re.IGNORECASE,
-)
+_OFFER = r"(?:\(? ?\b(?:or|and|also|maybe|perhaps|possibly|either|then|no|wait)\b ?(?:(?:maybe|perhaps|it)\b ?)?(?:is\b)?)?"
+_OFFERS = re.compile(_OFFER, re.IGNORECASE)
+_UNIT_OFFERS = re.compile(rf"(?P<unit>[^\W\d_]+(?: [^\W\d_]+){{0,3}}?)\.? ?(?P<offer>{_OFFER})", re.IGNORECASE)
+_DOUBT = re.compile(r"\(? ?(?:or|maybe|perhaps|possibly|either)\b", re.IGNORECASE)
+_MARKS = re.compile(r"\\(?:boxed|fbox|text|textbf|mathrm|mathbf)\s*\{|\\[,;:!() \[\]]|\}")
+_YEAR = re.compile(r"[12][0-9]{3}")
+_DATED = re.compile(r"(?:\A|[.:;!?\n])\W*(?:in|by|since|during|until|before|after)(?: the year| [A-Z][a-z]+)? \Z", re.IGNORECASE)
+_UNIT_CHARACTERS, _DATED_CHARACTERS = 80, 40  # looked at behind and before a number
 _MAX_CHARACTERS = 1000  # a longer number is no answer, and Python refuses to convert thousands of digits
 
 
@@ -77,20 +81,48 @@ def numbers(text: str) -> list[Fraction]:
     return [value for match in _NUMBER.finditer(_plain(text)) if (value := _value(match)) is not None]
 
 
-def side_by_side(between: str) -> bool:
-    """Whether two numbers with that text between them are two offers of an answer: "41, 42", "41 or maybe 42", "41 / 42"."""
-    return _OFFERS.fullmatch(_SEPARATORS.sub(" ", between).strip()) is not None
+def side_by_side(between: str, after: str = "") -> bool:
+    """Whether two numbers with that text between them and `after` the second are two offers of an answer: "41, 42", "41 or maybe
+    42", "41 / 42", "41 apples or 42 apples", "41 apples or 42". Two different units, as in "2 km or 2000 m", are none."""
+    if _OFFERS.fullmatch(_SEPARATORS.sub(" ", between).strip()):
+        return True
+    said = _SEPARATORS.sub(" ", _MARKS.sub(" ", between)).strip()
+    if _DOUBT.match(said) and _OFFERS.fullmatch(said):
+        return True  # \\boxed{41} or \\boxed{42}
+    found = _UNIT_OFFERS.fullmatch(said)
+    if found is None:
+        return False
+    unit = _words(found["unit"])
+    following = _words(after)[: len(unit)]
+    return following == unit or (not following and _DOUBT.match(found["offer"]) is not None)
 
 
 def offered(text: str) -> list[Fraction | None]:
-    """The values that `text` offers as its answer: its last number and those side by side with it, each once, in order."""
+    """The values that `text` offers as its answer, each once, in order: its last number and those side by side with it, or
+    several that are boxed. A year that opens a sentence ("In 2024, 42 people") is no offer, unless another year follows."""
+    inside = list(dict.fromkeys(value for piece in boxed(text) if (value := last_number(piece)) is not None))
+    if len(inside) > 1:
+        return list(inside)
     plain = _plain(text)
     found: list[re.Match[str]] = []
     for match in _NUMBER.finditer(plain):
-        if found and not side_by_side(plain[found[-1].end() : match.start()]):
+        if found and not _are_offers(plain, found[-1], match):
             found.clear()
         found.append(match)
     return list(dict.fromkeys(map(_value, found)))
+
+
+def _are_offers(text: str, first: re.Match[str], second: re.Match[str]) -> bool:
+    is_year = _YEAR.fullmatch(first[0]) and not _YEAR.fullmatch(second[0]) and text[first.end() : first.end() + 1] == ","
+    if is_year and _DATED.search(text, max(0, first.start() - _DATED_CHARACTERS), first.start()):
+        return False
+    return side_by_side(text[first.end() : second.start()], text[second.end() : second.end() + _UNIT_CHARACTERS])
+
+
+def _words(text: str) -> list[str]:
+    """The words that `text` begins with, up to the end of the line or sentence, as units are compared."""
+    line = re.split(r"[\n.,;:!?()]", _MARKS.sub(" ", text).strip(), maxsplit=1)[0]
+    return [word.casefold().removesuffix("s") for word in re.findall(r"[^\W\d_]+", line)]
 
 
 def _plain(text: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from engine.rewards.answers import extract_answer, numbers
 from engine.rewards.failed import Failed, by_row
 from engine.rewards.marks import mark_weight, step_marks
+from engine.rewards.texts import step_texts, texts
 from engine.rewards.words import sentences, words
 
 _RATIO, _SENTENCE_SLACK, _TEXT_SLACK = 4, 12, 40  # allowed: 4 x the reference's words, and so many more
@@ -81,17 +82,15 @@ def domain(
     def score(row: int, completion: str) -> float | None:
         asked = _asked(domain_context[row] if domain_context else None)
         asked |= {name: _texts(column[row], name) for name, column in columns.items() if column and column[row] is not None}
-        parts = [_met(name, texts, completion) for name, texts in asked.items() if texts]
+        parts = [_met(name, found, completion) for name, found in asked.items() if found]
         return sum(parts) / len(parts) if parts else None
 
     return by_row("domain", score, range(len(completions)), completions)
 
 
-def step_texts(steps: Any) -> list[str]:
-    """The texts of a row's `reasoning_steps`. ValueError for what is neither a text nor a list of texts."""
-    if isinstance(steps, str):
-        return [line.strip() for line in steps.splitlines() if line.strip()]
-    return _texts(steps, "reasoning_steps")
+def said_steps(steps: Any) -> list[str]:
+    """The steps of a row that have text. ValueError for what is neither a text nor a list of texts."""
+    return [text for text in step_texts(steps) if text.strip()]
 
 
 def step_weights(steps: Sequence[str], indicators: Any) -> list[float]:
@@ -103,7 +102,7 @@ def step_weights(steps: Sequence[str], indicators: Any) -> list[float]:
 def _coverage(prompt: str, completion: str, given: Any, indicators: Any) -> float | None:
     if given is None:
         return None
-    steps = step_texts(given)
+    steps = said_steps(given)
     asked = frozenset(words(prompt))
     keys = [_key(step, weight, asked) for step, weight in zip(steps, step_weights(steps, indicators), strict=True)]
     keys = [key for key in keys if key.result is not None or key.terms]
@@ -149,16 +148,13 @@ def _asked(context: Any) -> dict[str, list[str]]:
 
 
 def _texts(value: Any, name: str) -> list[str]:
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, Sequence) or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{name} is not a list of texts: {str(value)[:80]}")
-    return [text for text in texts if text.strip()]
+    return [text for text in texts(value, name) if text.strip()]
 
 
-def _met(name: str, texts: list[str], completion: str) -> float:
+def _met(name: str, wanted: list[str], completion: str) -> float:
     if name == "units":
-        return float(_has_unit(extract_answer(completion), texts))
-    phrases = {text: f" {' '.join(words(text))} " for text in texts}
+        return float(_has_unit(extract_answer(completion), wanted))
+    phrases = {text: f" {' '.join(words(text))} " for text in wanted}
     said: set[str] = set()
     for piece in sentences(_TAG.sub("\n", completion)):  # a tag is no word, and no sentence goes on over it
         sentence = f" {' '.join(words(piece))} "

@@ -10,6 +10,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
+from engine.data.values import DECODER
 from engine.rewards.answers import extract_answer, is_integer, same_number, same_text
 from engine.rewards.choices import labelled, named, reference_letter
 from engine.rewards.failed import Failed, by_row
@@ -31,7 +32,8 @@ def exact(prompts: list[str], completions: list[str], answer: list[str | None]) 
 def number(prompts: list[str], completions: list[str], answer: list[str | None]) -> list[float | None]:
     """1 where the answer's last number equals the reference's, else 0; not applicable where the reference has no number.
 
-    Digits are 0 to 9. Several unequal numbers side by side ("41 or 42", "41, 42") are 0, unless the reference has the same.
+    Digits are 0 to 9. Several unequal numbers side by side ("41 or 42", "41, 42", "41 apples or 42 apples") or boxed are 0,
+    unless the reference has the same. A year that opens a sentence is none of them: "In 2024, 42 people" gives 42.
     """
     found = [None if r is None else same_number(c, r) for c, r in zip(completions, answer, strict=True)]
     return [None if same is None else float(same) for same in found]
@@ -66,8 +68,9 @@ def regex(prompts: list[str], completions: list[str], pattern: list[str | None])
 def json_schema(prompts: list[str], completions: list[str], schema: list[Any]) -> list[float | Failed | None]:
     """1 where the answer is one JSON value that the row's `schema` allows, else 0; not applicable to rows without one.
 
-    A ```json fence around the whole answer is taken off; text beside the JSON, NaN and a key given twice are 0. `schema` is a
-    mapping or its JSON text; `format` is not checked, and nothing is fetched for `$ref`. A row whose schema is none has no score.
+    A ```json fence around the whole answer is taken off; text beside the JSON, NaN, a number beyond 1e308 and a key given
+    twice are 0. `schema` is a mapping or its JSON text; `format` is not checked, and nothing is fetched for `$ref`. A row whose
+    schema is none has no score.
     """
     return by_row("schema", _is_allowed, completions, schema)
 
@@ -119,7 +122,7 @@ def _is_allowed(completion: str, schema: Any) -> float | None:
     text = extract_answer(completion)
     fenced = _FENCE.fullmatch(text)
     try:
-        value = json.loads(fenced[1] if fenced else text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        value = DECODER.decode(fenced[1] if fenced else text)
     except (ValueError, RecursionError):  # no JSON, or nested a thousand deep
         return 0.0
     unresolvable: Any = import_module("referencing").exceptions.Unresolvable
@@ -129,13 +132,3 @@ def _is_allowed(completion: str, schema: Any) -> float | None:
         return 0.0
     except (unresolvable, re.error) as error:  # which no check of the schema alone finds
         raise ValueError(f"schema {as_text(schema)[:80]!r}: {type(error).__name__.lstrip('_')}: {error}") from error
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({key for key, _ in pairs}) < len(pairs):
-        raise ValueError("a key is given twice")
-    return dict(pairs)

@@ -1,15 +1,8 @@
-"""The rewards of a data check, in the real reward process: what they give each row's own answer, before anything is sampled.
+"""Rewards before any training, in the real reward process: what they give completions that stand for rows' own answers.
 
-A row's own answer is laid out as engine.data.scoring.reference_completion writes it. Of the built-in rewards
-* those that compare with the row (answer, exact, number, math, multiple_choice, regex, json_schema, r1_accuracy_reward_func), the
-  two that want an integer, and those of the layout (format, think_answer_strict, think_answer_soft, tag_count,
-  r1_soft_format_reward_func) must give it full marks;
-* step_coverage and domain must do so for rows with reasoning steps: a bare answer takes no steps and says no terms;
-* soft_overlong must give 0: the row's own chain fits into the limit; it needs a tokenizer;
-* code_tests and llm_judge are left out, and the report says why;
-* of the rest (repetition, length_target, language, spaces and line breaks) it is not known what they should give.
-What a user's own function should give is not known either. Those are run, and only their failures are told. Those that are left
-out are loaded all the same: an option that cannot be, or a column that is not there, is a failure for every row.
+The one dry run of `validate`, which has the row's own answer alone, laid out, and of `rewards test`, which has others to compare
+it with (trial.py). What the rewards owe is in own_answers.py. Those that are left out are loaded all the same: an option that
+cannot be, or a column that is not there, is a failure for every row.
 """
 
 from __future__ import annotations
@@ -17,34 +10,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from engine.config import RewardConfig
 from engine.data.scoring import Failure, Marks, OwnAnswer, Scorer
 from engine.errors import InputError
-from engine.rewards.answers import extract_answer, numbers
 from engine.rewards.combine import columns_of
+from engine.rewards.own_answers import NO_TOKENS, Dues, dues, judges_answers, not_to_be_called, suited
 from engine.rewards.process import RewardError, RewardProcess, Scores, without_column
-from engine.rewards.registry import BUILT_IN, LOADED, full_marks, needed_columns
 
 Encode = Callable[[str], list[int]]
 PATIENCE_SECONDS = 30.0
 _AT_ONCE = 32  # rows of a call, about as many completions as a run's step has: its time limit was meant for those
 _NARROWED = 3
-_MOST = 0.9  # of the rows a kind of answer must have, to be taken for the data's
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
-_LETTER = re.compile(r"\W*[A-Z]\W*")
-_OF_FORM = frozenset(("repetition", "length_target", "language", "r1_strict_format_reward_func", "r1_count_xml"))
-_NO_TOKENS = "left out: it needs token counts; give --model"
 _WITHOUT_TOKENS = "here is no tokenizer"  # how the reward process ends its refusal to call one that needs them
-_LEFT_OUT = {
-    "code_tests": "it runs programs, and an answer is none; `droid-tune rewards test CONFIG --completions FILE` tries it",
-    "llm_judge": "it asks a server; `droid-tune rewards test CONFIG --completions FILE` tries it",
-}
-_OF_STEPS = frozenset(("step_coverage", "domain"))
-_REFERENCES = frozenset(("answer", "pattern", "schema"))  # columns that say what is right
 
 
 @dataclass(slots=True)
@@ -52,11 +34,11 @@ class _Reward:
     """One reward in the dry run. Once there is a `note` it is not called any more."""
 
     spec: RewardConfig
-    full: float | None
-    judges_answers: bool
+    dues: Dues
     note: str = ""  # why it is left out or given up
     failure: InputError | None = None  # why it cannot be loaded
     chosen: str = ""
+    columns: tuple[str, ...] = ()  # it cannot do without them
     seconds: float = 0.0
     narrowed: int = 0  # calls whose rows were tried one by one
 
@@ -65,7 +47,7 @@ class _Reward:
 class _Lot:
     """What one reward says of one lot of rows."""
 
-    values: list[float | None] = field(default_factory=list)
+    given: list[float | None] = field(default_factory=list)
     failures: dict[str, list[int]] = field(default_factory=dict)  # message: places
     seconds: float = 0.0
 
@@ -75,7 +57,7 @@ class _Lot:
     def end(self, reward: _Reward, error: InputError, start: int, count: int) -> None:
         """The reward could not be called for `count` rows from `start` on, and will not be any more."""
         self.fail(error.what, range(start, start + count))
-        self.values += [None] * count
+        self.given += [None] * count
         reward.note = "given up: the reward process could not be started again"
 
 
@@ -85,42 +67,33 @@ def answer_scorer(
     *,
     encode: Encode | None = None,
     patience_seconds: float = PATIENCE_SECONDS,
+    must_load: bool = False,
 ) -> Iterator[Scorer]:
-    """A scorer for `validate`, whose process ends with the context. "auto" takes the one built-in reward that suits the rows.
+    """A scorer, whose process ends with the context. "auto" takes the one built-in reward that suits the rows.
 
     `encode` gives the token ids of a completion. A reward that has used `patience_seconds` is given up, one that hangs or
-    crashes at once; a failure of any kind is told in the marks and never raised.
+    crashes at once; a failure of any kind is told in the marks and never raised, but with `must_load` that of a reward which
+    cannot be loaded: an InputError of the first call.
     """
-    trial = _Trial(rewards, encode, patience_seconds)
+    trial = _Trial(rewards, encode, patience_seconds, must_load)
     try:
         yield trial
     finally:
         trial.close()
 
 
-def suited(rows: Sequence[OwnAnswer]) -> tuple[str, str]:
-    """The built-in reward that suits the rows' answers, and why: `number` where nine of ten hold one number, `multiple_choice`
-    where as many are a letter or have choices, else `answer`."""
-    answers = [extract_answer(row.example.answer or "") for row in rows]
-    found = {
-        "number": sum(len(numbers(text)) == 1 for text in answers),
-        "multiple_choice": sum(
-            _LETTER.fullmatch(text) is not None or row.example.columns.get("choices") is not None
-            for text, row in zip(answers, rows, strict=True)
-        ),
-    }
-    hold = {"number": "hold one number", "multiple_choice": "are a letter, or have choices"}
-    for name, count in found.items():
-        if count >= _MOST * len(rows):
-            return name, f"chosen because {count:,} of {len(rows):,} answers {hold[name]}; --reward names another"
-    return "answer", "chosen because the answers are texts; --reward names another"
-
-
 class _Trial:
-    def __init__(self, rewards: Sequence[RewardConfig] | Literal["auto"], encode: Encode | None, patience_seconds: float) -> None:
+    def __init__(
+        self,
+        rewards: Sequence[RewardConfig] | Literal["auto"],
+        encode: Encode | None,
+        patience_seconds: float,
+        must_load: bool,
+    ) -> None:
         self._asked = rewards
         self._encode = encode
         self._patience = patience_seconds
+        self._must_load = must_load
         self._rewards: list[_Reward] | None = None
         self._process: RewardProcess | None = None
         self._columns: set[str] = set()
@@ -144,25 +117,26 @@ class _Trial:
     def _begin(self, rows: Sequence[OwnAnswer]) -> list[_Reward]:
         """Which rewards are tried, with a process for those that are called."""
         if self._asked != "auto":
-            made = [_made(spec) for spec in self._asked]
+            made = [_Reward(spec, dues(spec)) for spec in self._asked]
         elif any(row.example.answer is not None for row in rows):
             name, why = suited(rows)
-            made = [replace(_made(RewardConfig(name=name)), chosen=why)]
+            spec = RewardConfig(name=name)
+            made = [_Reward(spec, dues(spec), chosen=why)]
         else:
             made = []
         for reward in made:
-            reward.note = reward.note or self._without_tokens(reward.spec) or _own_tags(reward.spec, rows)
+            reward.note = not_to_be_called(reward.spec, rows, self._encode is not None)
         self._process = _started(made)
-        if self._process is not None:
-            for reward in made:
-                missing = [name for name in self._process.columns.get(reward.spec.name, ()) if name not in self._columns]
-                if reward.note and reward.failure is None and missing:
-                    reward.failure = without_column(reward.spec.name, missing[0], self._columns)
+        asked = {} if self._process is None else self._process.columns
+        for reward in made:
+            needed = asked.get(reward.spec.name, ())
+            reward.columns = needed if reward.dues.columns is None else reward.dues.columns
+            missing = [name for name in needed if name not in self._columns]
+            if reward.note and reward.failure is None and missing:
+                reward.failure = without_column(reward.spec.name, missing[0], self._columns)
+            if self._must_load and reward.failure is not None:
+                raise reward.failure
         return made
-
-    def _without_tokens(self, spec: RewardConfig) -> str:
-        needs_ids = spec.name == "soft_overlong" and spec.file is None
-        return _NO_TOKENS if needs_ids and self._encode is None else ""
 
     def _call(self, rows: Sequence[OwnAnswer], start: int, lots: dict[str, _Lot]) -> None:
         """One call of every reward that is still in the running."""
@@ -200,7 +174,7 @@ class _Trial:
         errors = [error for error in scores.errors if error.name == name]
         raised = [error for error in errors if error.all_rows and error.traceback]
         if raised and self._encode is None and raised[0].message.endswith(_WITHOUT_TOKENS):
-            reward.note = _NO_TOKENS
+            reward.note = NO_TOKENS
             return
         if raised and len(rows) > 1 and reward.narrowed < _NARROWED:
             reward.narrowed += 1
@@ -214,15 +188,11 @@ class _Trial:
                 if reward.note:
                     return
             if sum(map(len, lot.failures.values())) == before:
-                lot.values[-len(rows) :] = [None] * len(rows)
+                lot.given[-len(rows) :] = [None] * len(rows)
                 lot.fail(_said(raised[0], reward.spec.file), range(start, start + len(rows)))
                 reward.note = f"given up after {start + len(rows):,} rows"
             return
-        values = [part[name] for part in scores.parts]
-        if name in _OF_STEPS and reward.spec.file is None:
-            have_steps = [isinstance(row.example.columns.get("reasoning_steps"), list) for row in rows]
-            values = [value if has_steps else None for value, has_steps in zip(values, have_steps, strict=True)]
-        lot.values += values
+        lot.given += [part[name] for part in scores.parts]
         for error in errors:
             lot.fail(_said(error, reward.spec.file), [start + row for row in error.rows])
             if error.all_rows and not error.traceback and not reward.note:
@@ -234,37 +204,23 @@ class _Trial:
         name = reward.spec.name
         if reward.failure is not None:
             failure = Failure(reward.failure.what, reward.failure.remedy, tuple(range(len(rows))))
-            return Marks(name, len(rows), (None,) * len(rows), None, failures=(failure,))
+            nothing = (None,) * len(rows)
+            return Marks(name, len(rows), nothing, None, failures=(failure,), given=nothing)
         remedy = "mend the function" if reward.spec.file else "`droid-tune rewards` says which columns and options it has"
         failures = tuple(Failure(why, remedy, tuple(places)) for why, places in lot.failures.items())
+        owed = [not reward.dues.needs_steps or isinstance(row.example.columns.get("reasoning_steps"), list) for row in rows]
         return Marks(
             name=name,
-            tried=len(lot.values),
-            values=tuple(lot.values),
-            full=reward.full,
-            judges_answers=reward.judges_answers,
+            tried=len(lot.given),
+            values=tuple(value if is_owed else None for value, is_owed in zip(lot.given, owed, strict=False)),
+            full=reward.dues.full,
+            judges_answers=judges_answers(reward.columns),
             failures=failures,
             seconds=lot.seconds,
             note=reward.note or reward.chosen,
+            given=tuple(lot.given),
+            needs_answer="answer" in reward.columns,
         )
-
-
-def _made(spec: RewardConfig) -> _Reward:
-    name = spec.name
-    if spec.file is not None or name not in (*BUILT_IN, *LOADED):
-        return _Reward(spec, None, False)
-    if name in _OF_FORM:
-        return _Reward(spec, None, False)
-    judges = name in BUILT_IN and not _REFERENCES.isdisjoint(needed_columns(BUILT_IN[name]))
-    note = f"left out: {_LEFT_OUT[name]}" if name in _LEFT_OUT else ""
-    return _Reward(spec, full_marks(name), judges, note)
-
-
-def _own_tags(spec: RewardConfig, rows: Sequence[OwnAnswer]) -> str:
-    if spec.name != "tag_count" or spec.file is not None:
-        return ""
-    has_own = spec.options.get("tags") is not None or any(row.example.columns.get("tags") is not None for row in rows)
-    return "left out: its tags are others than those of the row's own answer, as it is laid out here" if has_own else ""
 
 
 def _started(rewards: Sequence[_Reward]) -> RewardProcess | None:
@@ -275,13 +231,17 @@ def _started(rewards: Sequence[_Reward]) -> RewardProcess | None:
         try:
             process.start()
         except InputError as error:
-            if len(asked) == 1:
-                asked[0].failure, asked[0].note = error, "cannot be loaded"
-                return None
-            for reward in asked:  # which one is it?
-                alone = _started([reward])
-                if alone is not None:
-                    alone.close()
+            blamed = [reward for reward in asked if reward.spec.name == process.refused or len(asked) == 1]
+            for reward in blamed:
+                reward.failure, reward.note = error, "cannot be loaded"
+            if not blamed:
+                for reward in asked:  # which one is it?
+                    alone = _started([reward])
+                    if alone is not None:
+                        alone.close()
+            if all(reward.failure is None for reward in asked):  # each can be loaded, but not all of them
+                for reward in asked:
+                    reward.failure, reward.note = error, "cannot be loaded"
             asked = [reward for reward in asked if reward.failure is None]
         else:
             return process

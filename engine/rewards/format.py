@@ -6,7 +6,7 @@ import re
 
 _LAYOUT = re.compile(r"\s*<think>(.*)</think>\s*<answer>(.*)</answer>\s*", re.DOTALL)
 _SOFT = re.compile(r"<think>(.*)</think>.*<answer>(.*)</answer>", re.DOTALL)
-_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
 def has_format(completion: str, prompt: str = "") -> bool:
@@ -55,7 +55,7 @@ def filled(text: str) -> bool:
 
 
 def _each_once(text: str) -> bool:
-    return all(text.count(tag) == 1 for tag in _TAGS)
+    return all(text.count(tag) == 1 for tag in TAGS)
 
 
 def _both_filled(match: re.Match[str] | None) -> bool:

@@ -70,7 +70,11 @@ def _plain(region: str) -> list[str]:
         return [_tidy(region)]
     found = list(_NUMBERS.finditer(region))
     values = [match[0].strip("$") for match in found]
-    if len(found) > 1 and values[-1] != values[-2] and side_by_side(region[found[-2].end() : found[-1].start()]):
+    if (
+        len(found) > 1
+        and values[-1] != values[-2]
+        and side_by_side(region[found[-2].end() : found[-1].start()], region[found[-1].end() :])
+    ):
         return values[-2:]
     return values[-1:]
 

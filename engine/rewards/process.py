@@ -84,6 +84,7 @@ class RewardProcess:
         self._unread = b""
         self.columns: dict[str, tuple[str, ...]] = {}
         self.token_ids: frozenset[str] = frozenset()
+        self.refused: str | None = None  # after a start that failed, the reward that cannot be loaded, where that is known
 
     def __enter__(self) -> Self:
         self.start()
@@ -116,6 +117,7 @@ class RewardProcess:
             raise InputError(what, where=self._files(), remedy="its own output, above or in the log, says why") from None
         if reply["op"] == "error":
             self._kill()
+            self.refused = reply["reward"]
             raise InputError(reply["error"], where=reply["where"], remedy=reply["remedy"])
         self.columns = {name: tuple(needed) for name, needed in reply["columns"].items()}
         self.token_ids = frozenset(reply["token_ids"])

@@ -1,22 +1,22 @@
-"""Tries a config's rewards before any training, through the real reward process: on the data's own answers, and on stored
-completions. Nothing is sampled and no weights are read.
+"""Tries a config's rewards before any training, through the real reward process: on the data's own answers, by the dry run that
+`validate` has (dry_run.py), and on stored completions. Nothing is sampled and no weights are read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from engine.config import RewardConfig
-from engine.data.scoring import reference_completion
+from engine.data.scoring import ROUNDING, Marks, OwnAnswer, reference_completion
 from engine.rewards.answers import extract_answer, normalise
 from engine.rewards.combine import columns_of
-from engine.rewards.process import RewardProcess, Scores
-from engine.rewards.registry import BUILT_IN, full_marks, needed_columns
+from engine.rewards.dry_run import Encode, answer_scorer
+from engine.rewards.process import RewardProcess
+from engine.rewards.registry import BUILT_IN, full_marks
 from engine.types import Example
-
-_REFERENCES = frozenset(("answer", "pattern", "schema"))  # columns that say what is right
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class AnswersTrial:
     empty: float | None  # mean for an empty completion
     below: tuple[int, ...]  # lines of the rows whose own answer does not get full marks
     not_applicable: int  # rows
-    seconds: float  # of one call over all rows
+    seconds: float  # of the calls for every row's own answer, laid out
     errors: tuple[str, ...]
     judges_answers: bool  # whether a right answer must get full marks: then `below` is a fault, else only worth knowing
     tells_answers_apart: bool  # whether it compares with the row's `answer`
@@ -45,7 +45,8 @@ class AnswersTrial:
         if not self.judges_answers:
             return ""
         if self.below:
-            return f"{len(self.below)} reference answers do not get full marks"
+            answers = "answer does" if len(self.below) == 1 else "answers do"
+            return f"{len(self.below)} reference {answers} not get full marks"
         if self.tells_answers_apart and self.other is not None and self.other >= self.reference:
             return "other rows' answers get as much: it does not tell right from wrong"
         return ""
@@ -70,33 +71,31 @@ def replies(example: Example, prompt: str) -> tuple[str, str]:
 
 
 def try_answers(
-    specs: Sequence[RewardConfig],
-    examples: Sequence[Example],
-    prompts: Sequence[str],
-    encode: Callable[[str], list[int]],
-) -> list[AnswersTrial]:
-    """Each reward on every row's own answer, on another row's and on none. Of the two forms of `replies` the better one counts;
-    `encode` gives a completion's token ids.
+    specs: Sequence[RewardConfig], examples: Sequence[Example], prompts: Sequence[str], encode: Encode
+) -> tuple[list[AnswersTrial], list[str]]:
+    """Each reward on every row's own answer, on another row's and on none; and the names of those that say nothing of a bare
+    answer, which are left out. `encode` gives a completion's token ids.
 
-    InputError as RewardProcess.start raises it.
+    A built-in reward that owes the own answer full marks is asked about its laid-out form, as a check of the data asks it; of
+    any other the better of the two forms of `replies` counts. InputError as RewardProcess.start raises it.
     """
-    columns = columns_of(examples)
     pairs = [replies(example, prompt) for example, prompt in zip(examples, prompts, strict=True)]
     swapped = _others(examples)
-    with RewardProcess(specs) as process:
+    with answer_scorer(specs, encode=encode, patience_seconds=math.inf, must_load=True) as scorer:
 
-        def score(completions: list[str]) -> Scores:
-            ids = [encode(text) for text in completions] if process.token_ids else None
-            return process.score(list(prompts), completions, columns, ids)
+        def score(completions: Sequence[str]) -> dict[str, Marks]:
+            rows = [OwnAnswer(*row) for row in zip(examples, prompts, completions, strict=True)]
+            return {marks.name: marks for marks in scorer(rows)}
 
-        own = [score([pair[form] for pair in pairs]) for form in (0, 1)]
-        other = [score([pairs[row if at is None else at][form] for row, at in enumerate(swapped)]) for form in (0, 1)]
+        own = [score([pair[form] for pair in pairs]) for form in (1, 0)]
+        other = [score([pairs[row if at is None else at][form] for row, at in enumerate(swapped)]) for form in (1, 0)]
         empty = score([""] * len(pairs))
-        needed = process.columns
-    for spec in specs:
-        if spec.file is None and spec.name in BUILT_IN:  # an option may stand in for the column
-            needed[spec.name] = needed_columns(BUILT_IN[spec.name])
-    return [_judged(spec, examples, own, other, empty, swapped, needed[spec.name]) for spec in specs]
+    tried = [spec for spec in specs if own[0][spec.name].tried]
+    found = [
+        _judged(spec, examples, [form[spec.name] for form in own], [form[spec.name] for form in other], empty[spec.name], swapped)
+        for spec in tried
+    ]
+    return found, [spec.name for spec in specs if spec not in tried]
 
 
 def try_completions(
@@ -135,41 +134,43 @@ def _others(examples: Sequence[Example]) -> list[int | None]:
 def _judged(
     spec: RewardConfig,
     examples: Sequence[Example],
-    own: Sequence[Scores],
-    other: Sequence[Scores],
-    empty: Scores,
+    own: Sequence[Marks],
+    other: Sequence[Marks],
+    empty: Marks,
     swapped: Sequence[int | None],
-    needed: Sequence[str],
 ) -> AnswersTrial:
-    name = spec.name
-    best = _better(name, own)
+    name, marks = spec.name, own[0]
+    best = _best(own)
     known = [value for value in best if value is not None]
     full = full_marks(name) if spec.file is None and name in BUILT_IN else max(known, default=None)
-    others = [value for value, at in zip(_better(name, other), swapped, strict=True) if at is not None and value is not None]
+    owed = best if marks.full is None else marks.values  # rows that it owes nothing are not below anything
     below = [
         example.line
-        for example, value in zip(examples, best, strict=True)
-        if value is not None and full is not None and value < full
+        for example, value in zip(examples, owed, strict=False)
+        if value is not None and full is not None and full - value > ROUNDING
     ]
-    errors = {error.message: None for scores in (*own, *other, empty) for error in scores.errors if error.name == name}
+    others = [value for value, at in zip(_best(other), swapped, strict=False) if at is not None and value is not None]
+    errors = {failure.message: None for said in (*own, *other, empty) for failure in said.failures}
     return AnswersTrial(
         name=name,
         full_marks=full,
         reference=_mean(known),
         other=_mean(others),
-        empty=_mean([value for part in empty.parts if (value := part[name]) is not None]),
+        empty=_mean([value for value in empty.given if value is not None]),
         below=tuple(below),
-        not_applicable=len(best) - len(known),
-        seconds=own[0].seconds[name],
+        not_applicable=len(examples) - len(known),
+        seconds=marks.seconds,
         errors=tuple(errors),
-        judges_answers=not _REFERENCES.isdisjoint(needed),
-        tells_answers_apart="answer" in needed,
+        judges_answers=marks.judges_answers,
+        tells_answers_apart=marks.needs_answer,
     )
 
 
-def _better(name: str, forms: Sequence[Scores]) -> list[float | None]:
-    """Each row's better value of the two forms."""
-    rows = zip(*([part[name] for part in scores.parts] for scores in forms), strict=True)
+def _best(forms: Sequence[Marks]) -> list[float | None]:
+    """Each row's value; of a reward of which it is not known what it owes the better one of the forms."""
+    if forms[0].full is not None:
+        return list(forms[0].given)
+    rows = zip(*(form.given for form in forms), strict=False)
     return [max((value for value in row if value is not None), default=None) for row in rows]
 
 

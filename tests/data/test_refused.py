@@ -79,7 +79,15 @@ def test_every_row_is_over_one_limit_or_the_other(tmp_path: Path) -> None:
     assert report.prompt_tokens is not None and report.completion_tokens is not None
     assert (report.prompt_tokens.over_limit, report.completion_tokens.over_limit) == (1, 1)
     assert (report.verdict, report.is_settings_only, report.problems[0].kind) == ("unusable", True, "over-limits")
-    assert validate(path, "sft", max_completion_tokens=41, **settings).verdict == "ready with warnings"
+    passing = validate(
+        path, "sft", max_completion_tokens=41, valid=write(tmp_path / "v.jsonl", {"prompt": "v", "completion": "y"}), **settings
+    )
+    assert passing.verdict == "ready with warnings"
+    split = validate(path, "sft", max_completion_tokens=41, **settings)
+    assert (split.verdict, split.is_settings_only) == ("unusable", True), (
+        "of two rows a run holds back one: the other is too long"
+    )
+    assert [(group.kind, group.count) for group in split.problems] == [("over-limits", 1)]
     train = write(tmp_path / "b.jsonl", *({"prompt": text, "completion": "y"} for text in "ab"))
     of_valid = validate(train, "sft", max_completion_tokens=10, valid=path, **settings)
     assert (of_valid.verdict, of_valid.problems) == ("unusable", ())

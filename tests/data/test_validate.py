@@ -13,11 +13,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from engine.cli import report_lines
 from engine.config import model_folder
-from engine.data.formats import load
+from engine.data.formats import load, split_held_out
+from engine.data.length_bar import length_bar
 from engine.data.targets import target_rows
 from engine.data.template import ChatTokenizer
 from engine.data.validate import TokenLengths, require_one_within, token_lengths, validate
 from engine.errors import InputError
+from engine.plot import Glyphs
 from engine.types import Example, Message
 from tests.support.chats import write_family
 
@@ -110,9 +112,10 @@ def test_lengths(tmp_path: Path, words: Path) -> None:
     """Prompts of 1, 2 and 4 words and BEGIN: 2, 3, 5 tokens. Completions of 1, 1, 3 words and their end: 2, 2, 4."""
     path = write(tmp_path / "a.jsonl", pair("a", "x"), pair("a b", "y"), pair("a b c d", "x y z"))
     report = validate(path, "sft", tokenizer=words, max_prompt_tokens=4, max_completion_tokens=4)
-    assert report.prompt_tokens == TokenLengths(min=2, median=3, p95=5, max=5, limit=4, over_limit=1)
-    assert report.completion_tokens == TokenLengths(min=2, median=2, p95=4, max=4, limit=4, over_limit=0)
+    assert report.prompt_tokens == TokenLengths(min=2, median=3, p95=5, max=5, limit=4, over_limit=1, bins=(1, 1, 0, 1))
+    assert report.completion_tokens == TokenLengths(min=2, median=2, p95=4, max=4, limit=4, over_limit=0, bins=(2, 0, 1))
     assert report.verdict == "ready with warnings"
+    assert [line for line in report_lines.report(report, "block") if "[" in line] == [f"{'':9}2 [██ │█] 5", f"{'':9}2 [█ ▅] 4"]
     assert validate(path, "sft", tokenizer=words).verdict == "ready"
     rl = validate(path, "grpo", tokenizer=words, max_prompt_tokens=1)
     assert (rl.verdict, rl.completion_tokens) == ("unusable", None)
@@ -180,11 +183,14 @@ def test_one_turn_of_a_chat_within_the_limits_is_enough(tmp_path: Path) -> None:
 
 
 def test_prompts_that_the_template_refuses(tmp_path: Path, words: Path) -> None:
+    """With seed 2; with 0 that row is the one which a run holds out, and it would not start."""
     path = write(tmp_path / "a.jsonl", pair("a"), pair("b") | {"system": "s"}, pair("c"))
-    report = validate(path, "grpo", tokenizer=words)
+    report = validate(path, "grpo", tokenizer=words, seed=2)
     assert (report.usable, report.verdict) == (2, "ready with warnings")
     assert (report.problems[0].kind, report.problems[0].lines) == ("refused-by-template", (2,))
     assert "no system turn" in report.problems[0].reason
+    split = validate(path, "grpo", tokenizer=words)
+    assert split.verdict == "unusable" and split.problems[0].reason.startswith("the rows that would be held out: none of its 1")
     assert validate(path, "grpo", tokenizer=words, system="always").verdict == "unusable"
 
 
@@ -208,10 +214,60 @@ def test_one_row_must_be_within_the_limits(tmp_path: Path, words: Path) -> None:
 
 
 def test_token_lengths() -> None:
-    """Of 1..100 the median is 50.5 and 95 values do not exceed 95; of 1..10, 95% are 9.5 values: all 10 must be covered."""
-    assert token_lengths(range(1, 101), 90) == TokenLengths(1, 50.5, 95, 100, 90, 10)
-    assert token_lengths(range(1, 11), 90) == TokenLengths(1, 5.5, 10, 10, 90, 0)
+    """
+    Of 1..100 the median is 50.5 and 95 values do not exceed 95, five in each of 20 bins; of 1..10, 95% are 9.5 values: all 10
+    must be covered. Rows that were chosen for their length widen the bins, and are in none.
+    """
+    assert token_lengths(range(1, 101), 90) == TokenLengths(1, 50.5, 95, 100, 90, 10, (5,) * 20)
+    assert token_lengths(range(1, 11), 90) == TokenLengths(1, 5.5, 10, 10, 90, 0, (1,) * 10)
     assert token_lengths([], 90) is None
+    assert token_lengths([1, 1, 2], 90, [40]) == TokenLengths(1, 1, 2, 40, 90, 0, (3, *[0] * 19))
+
+
+def test_the_rows_that_a_run_holds_back_are_measured(tmp_path: Path, words: Path) -> None:
+    """
+    Of ten rows it holds back two: where both are longer than the limit, no run would start; where they alone are within it,
+    none either; with a file of its own, or as that file, nothing is held back.
+    """
+    prompts = [f"p{place}" for place in range(10)]
+    _, held = split_held_out([Example(1, (Message("user", text),), None, None) for text in prompts], None, 64, 0)
+    kept = {example.messages[0].content for example in held}
+    assert len(kept) == 2
+
+    def written(long: bool) -> Path:
+        rows = [pair(f"{text} x y z" if (text in kept) == long else text) for text in prompts]
+        return write(tmp_path / f"{long}.jsonl", *rows)
+
+    for long, name in ((True, "held out: none of its 2 rows"), (False, "trained on: none of its 8 rows")):
+        path = written(long)
+        found = validate(path, "grpo", tokenizer=words, max_prompt_tokens=3)
+        (group,) = found.problems
+        assert (found.verdict, found.is_settings_only, group.kind) == ("unusable", True, "over-limits") and name in group.reason
+        assert validate(path, "grpo", tokenizer=words, max_prompt_tokens=3, full=True).verdict == "unusable"
+        assert validate(path, "grpo", tokenizer=words, max_prompt_tokens=5).verdict == "ready"
+        assert validate(path, "grpo", tokenizer=words, max_prompt_tokens=3, is_held_out=True).verdict == "ready with warnings"
+        other = validate(path, "grpo", tokenizer=words, max_prompt_tokens=3, seed=1)
+        assert other.verdict == ("ready with warnings" if long else "unusable"), "another seed holds back two others"
+    valid = write(tmp_path / "valid.jsonl", pair("v"))
+    assert validate(path, "grpo", tokenizer=words, max_prompt_tokens=3, valid=valid).verdict == "ready with warnings"
+
+
+def test_lengths_as_a_line() -> None:
+    """
+    Lengths 1 to 4, twelve rows of 1, none of 2, six of 3, three of 4: full, blank, half and a quarter. The
+    limit stands behind the third bin where it is 3, before all where it is 0, and nowhere where no row is over it.
+    """
+    rows = [1] * 12 + [3] * 6 + [4] * 3
+
+    def drawn(limit: int, glyphs: Glyphs) -> str:
+        found = token_lengths(rows, limit)
+        assert found is not None
+        return length_bar(found, glyphs)
+
+    assert drawn(3, "braille") == drawn(3, "block") == "█ ▅│▃"
+    assert [drawn(limit, "ascii") for limit in (3, 0, 4)] == ["# =|-", "|# =-", "# =-"]
+    one = token_lengths([7, 7], 5)
+    assert one is not None and length_bar(one, "block") == ""
 
 
 def test_bad_input(tmp_path: Path) -> None:

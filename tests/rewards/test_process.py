@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,14 @@ def user(tmp_path: Path, code: str, *names: str, timeout: float = 20.0) -> list[
 def score(specs: list[RewardConfig], **columns: list[Any]) -> Scores:
     with RewardProcess(specs) as process:
         return process.score(PROMPTS, COMPLETIONS, {"answer": ANSWERS, **columns})
+
+
+def each(tmp_path: Path, bodies: Iterable[str]) -> list[Scores]:
+    """What functions of these bodies say, each called alone and all of them in one child; {f} is a function's own name."""
+    names = {f"f{place}": body for place, body in enumerate(bodies)}
+    code = "".join(f"def {name}(completions): {body.replace('{f}', name)}\n" for name, body in names.items())
+    with RewardProcess(user(tmp_path, code, *names)) as process:
+        return [process.score(PROMPTS, COMPLETIONS, {}, None, [*{*names} - {name}]) for name in names]
 
 
 def only(scores: Scores) -> RewardError:
@@ -118,7 +127,7 @@ def test_unicode_goes_both_ways(tmp_path: Path) -> None:
 
 def test_megabytes_in_and_out(tmp_path: Path) -> None:
     """More than a pipe holds, both ways: neither end may wait for the other."""
-    count = 200_000
+    count = 60_000
     specs = user(tmp_path, "def f(completions): return [len(c) / 3 for c in completions]")
     with RewardProcess(specs) as process:
         scores = process.score(["p"] * count, ["x" * 20] * count, {})
@@ -179,45 +188,44 @@ def test_an_exception_fails_every_row_and_keeps_the_other_rewards(tmp_path: Path
     assert scores.failed == [True] * 3 and scores.parts == [{"f": None, "g": 1.0}] * 3
 
 
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ("return [1.0, 2.0]", "f returned 2 values for 3 completions"),
-        ("return 1.0", "f returned float, not a list"),
-        ("return None", "f returned NoneType"),
-        ("return (1.0 for _ in completions)", "f returned generator"),
-        ("import sys; sys.exit(0)", "SystemExit"),
-        ("raise KeyboardInterrupt", "KeyboardInterrupt"),
-        ("return f(completions)", "RecursionError"),
-        ("raise ValueError('x' * 10**6)", "ValueError: xxx"),
-    ],
-)
-def test_calls_that_fail_as_a_whole(tmp_path: Path, body: str, message: str) -> None:
-    scores = score(user(tmp_path, f"def f(completions): {body}"))
-    error = only(scores)
-    assert message in error.message and error.all_rows and len(error.message) <= 2000
-    assert len(error.traceback) <= 20_000
-    assert scores.failed == [True] * 3
+FAILING = {  # body -> message
+    "return [1.0, 2.0]": "{f} returned 2 values for 3 completions",
+    "return 1.0": "{f} returned float, not a list",
+    "return None": "{f} returned NoneType",
+    "return (1.0 for _ in completions)": "{f} returned generator",
+    "import sys; sys.exit(0)": "SystemExit",
+    "raise KeyboardInterrupt": "KeyboardInterrupt",
+    "return {f}(completions)": "RecursionError",
+    "raise ValueError('x' * 10**6)": "ValueError: xxx",
+}
 
 
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        ("float('nan')", "nan"),
-        ("float('inf')", "inf"),
-        ("-float('inf')", "inf"),
-        ("10 ** 400", "inf"),
-        ("'1.0'", "str is not a number"),
-        ("[1.0]", "list is not a number"),
-        ("1j", "complex is not a number"),
-    ],
-)
-def test_a_bad_value_fails_its_row_alone(tmp_path: Path, value: str, message: str) -> None:
-    scores = score(user(tmp_path, f"def f(completions): return [1.0, {value}, None]"))
-    error = only(scores)
-    assert (error.rows, error.all_rows) == ((1,), False) and message in error.message
-    assert scores.failed == [False, True, False]
-    assert scores.parts == [{"f": 1.0}, {"f": None}, {"f": None}]
+def test_calls_that_fail_as_a_whole(tmp_path: Path) -> None:
+    for place, (scores, message) in enumerate(zip(each(tmp_path, FAILING), FAILING.values(), strict=True)):
+        error = only(scores)
+        assert message.replace("{f}", f"f{place}") in error.message and error.all_rows and len(error.message) <= 2000, message
+        assert len(error.traceback) <= 20_000
+        assert scores.failed == [True] * 3
+
+
+BAD = {  # value -> message
+    "float('nan')": "nan",
+    "float('inf')": "inf",
+    "-float('inf')": "inf",
+    "10 ** 400": "inf",
+    "'1.0'": "str is not a number",
+    "[1.0]": "list is not a number",
+    "1j": "complex is not a number",
+}
+
+
+def test_a_bad_value_fails_its_row_alone(tmp_path: Path) -> None:
+    bodies = [f"return [1.0, {value}, None]" for value in BAD]
+    for place, (scores, message) in enumerate(zip(each(tmp_path, bodies), BAD.values(), strict=True)):
+        error = only(scores)
+        assert (error.rows, error.all_rows) == ((1,), False) and message in error.message, message
+        assert scores.failed == [False, True, False]
+        assert scores.parts == [{f"f{place}": 1.0}, {f"f{place}": None}, {f"f{place}": None}]
 
 
 def test_bad_values_of_several_kinds_can_be_all_rows(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,14 @@ def score(specs: list[RewardConfig], completions: list[str], **columns: list[Any
         return process.score(["p"] * len(completions), completions, columns)
 
 
+def each(tmp_path: Path, bodies: Iterable[str], completions: list[str], steps: str | None = "\n") -> list[Scores]:
+    """What functions f0, f1, ... of these bodies say, each called alone and all of them of one file."""
+    names = {f"f{place}": body for place, body in enumerate(bodies)}
+    code = "".join(f"def {name}(completions): {body}\n" for name, body in names.items())
+    with RewardProcess([mine(tmp_path, code, name, steps) for name in names]) as process:
+        return [process.score(["p"] * len(completions), completions, {}, None, [*{*names} - {name}]) for name in names]
+
+
 def only(scores: Scores) -> RewardError:
     assert len(scores.errors) == 1, scores.errors
     return scores.errors[0]
@@ -67,21 +76,21 @@ def test_ordinary_rewards_have_no_steps(tmp_path: Path) -> None:
     assert scores.steps == [{}, {}] and scores.parts == [{"f": 1.0}, {"f": 2.0}]
 
 
-@pytest.mark.parametrize(
-    ("body", "ends_and_values"),
-    [
-        ("[[1, True, -0.5], [0]]", [[(1, 1.0), (3, 1.0), (5, -0.5)], [(2, 0.0)]]),
-        ("(((1.0, None, 3.0)), (2,))", [[(1, 1.0), (5, 3.0)], [(2, 2.0)]]),
-        ("[None, [None]]", [[], []]),
-        ("[[None, None, 1], None]", [[(5, 1.0)], []]),
-    ],
-)
-def test_what_may_be_returned(tmp_path: Path, body: str, ends_and_values: list[list[tuple[int, float]]]) -> None:
-    scores = score([mine(tmp_path, f"def f(completions): return {body}")], ["a\nb\nc", "dd"])
-    assert scores.errors == [] and scores.failed == [False, False]
-    assert [row["f"] for row in scores.steps] == ends_and_values
-    means = [sum(value for _, value in row) / len(row) if row else None for row in ends_and_values]
-    assert [row["f"] for row in scores.parts] == means
+GOOD: dict[str, list[list[tuple[int, float]]]] = {  # value -> ends and values of each completion
+    "[[1, True, -0.5], [0]]": [[(1, 1.0), (3, 1.0), (5, -0.5)], [(2, 0.0)]],
+    "(((1.0, None, 3.0)), (2,))": [[(1, 1.0), (5, 3.0)], [(2, 2.0)]],
+    "[None, [None]]": [[], []],
+    "[[None, None, 1], None]": [[(5, 1.0)], []],
+}
+
+
+def test_what_may_be_returned(tmp_path: Path) -> None:
+    found = each(tmp_path, [f"return {value}" for value in GOOD], ["a\nb\nc", "dd"])
+    for place, (scores, ends_and_values) in enumerate(zip(found, GOOD.values(), strict=True)):
+        assert scores.errors == [] and scores.failed == [False, False]
+        assert [row[f"f{place}"] for row in scores.steps] == ends_and_values
+        means = [sum(value for _, value in row) / len(row) if row else None for row in ends_and_values]
+        assert [row[f"f{place}"] for row in scores.parts] == means
 
 
 def test_an_empty_completion_has_no_steps(tmp_path: Path) -> None:
@@ -180,15 +189,16 @@ BAD = {  # the middle completion's value, which has two steps -> the message
 }
 
 
-@pytest.mark.parametrize("value", BAD)
-def test_a_bad_value_fails_its_completion_alone(tmp_path: Path, value: str) -> None:
-    scores = score([mine(tmp_path, f"def f(completions): return [[1.0], {value}, [None, 3.0]]")], ["a", "b\nc", "d\ne"])
-    error = only(scores)
-    assert (error.rows, error.all_rows, error.traceback) == ((1,), False, "")
-    assert error.message == BAD[value]
-    assert scores.failed == [False, True, False]
-    assert scores.parts == [{"f": 1.0}, {"f": None}, {"f": 3.0}]
-    assert scores.steps == [{"f": [(1, 1.0)]}, {"f": []}, {"f": [(3, 3.0)]}]
+def test_a_bad_value_fails_its_completion_alone(tmp_path: Path) -> None:
+    found = each(tmp_path, [f"return [[1.0], {value}, [None, 3.0]]" for value in BAD], ["a", "b\nc", "d\ne"])
+    for place, (scores, message) in enumerate(zip(found, BAD.values(), strict=True)):
+        error = only(scores)
+        assert (error.rows, error.all_rows, error.traceback) == ((1,), False, "")
+        assert error.message == message
+        assert scores.failed == [False, True, False]
+        name = f"f{place}"
+        assert scores.parts == [{name: 1.0}, {name: None}, {name: 3.0}]
+        assert scores.steps == [{name: [(1, 1.0)]}, {name: []}, {name: [(3, 3.0)]}]
 
 
 def test_one_error_for_all_rows_with_the_same_fault(tmp_path: Path) -> None:
@@ -202,25 +212,23 @@ def test_one_error_for_all_rows_with_the_same_fault(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("value", ["[1.0, 2.0]", "(1.0,)"])
-def test_a_list_from_a_reward_without_steps_names_the_key(tmp_path: Path, value: str) -> None:
-    scores = score([mine(tmp_path, f"def f(completions): return [1.0, {value}]", steps=None)], ["a", "b\nc"])
-    error = only(scores)
-    assert error.rows == (1,) and "is not a number" in error.message and "set the reward's `steps` key" in error.message
+def test_a_list_from_a_reward_without_steps_names_the_key(tmp_path: Path) -> None:
+    for scores in each(tmp_path, [f"return [1.0, {value}]" for value in ("[1.0, 2.0]", "(1.0,)")], ["a", "b\nc"], None):
+        error = only(scores)
+        assert error.rows == (1,) and "is not a number" in error.message and "set the reward's `steps` key" in error.message
 
 
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ("return [[1.0]]", "f returned 1 values for 2 completions"),
-        ("completions.clear(); return []", "f returned 0 values for 2 completions"),
-        ("return 1.0", "f returned float, not a list"),
-        ("raise ValueError('no')", "ValueError: no"),
-        ("__import__('os')._exit(3)", "its process ended (exit code 3)"),
-    ],
-)
-def test_calls_that_fail_as_a_whole(tmp_path: Path, body: str, message: str) -> None:
-    scores = score([mine(tmp_path, f"def f(completions): {body}")], ["a", "b\nc"])
-    error = only(scores)
-    assert message in error.message and error.all_rows and scores.failed == [True, True]
-    assert scores.parts == [{"f": None}] * 2 and scores.steps == [{"f": []}] * 2
+FAILING = {  # body -> message
+    "return [[1.0]]": "f0 returned 1 values for 2 completions",
+    "completions.clear(); return []": "f1 returned 0 values for 2 completions",
+    "return 1.0": "f2 returned float, not a list",
+    "raise ValueError('no')": "ValueError: no",
+    "__import__('os')._exit(3)": "its process ended (exit code 3)",
+}
+
+
+def test_calls_that_fail_as_a_whole(tmp_path: Path) -> None:
+    for place, (scores, message) in enumerate(zip(each(tmp_path, FAILING, ["a", "b\nc"]), FAILING.values(), strict=True)):
+        error = only(scores)
+        assert message in error.message and error.all_rows and scores.failed == [True, True]
+        assert scores.parts == [{f"f{place}": None}] * 2 and scores.steps == [{f"f{place}": []}] * 2

@@ -11,6 +11,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from engine import config as configs
+from engine import data_check
 from engine.cli.rewards import app
 from engine.errors import InputError
 from engine.rewards.registry import describe
@@ -98,7 +99,7 @@ def test_a_reward_that_its_own_answers_do_not_satisfy_is_a_fault(tmp_path: Path)
     rows = [{**row, "pattern": pattern} for row, pattern in zip(SUMS, [r"\d", r"\d{4}", None], strict=False)]
     done = command("test", config(tmp_path, [{"name": "regex"}], rows))
     assert done.exit_code == 1
-    assert "✕ regex: 1 reference answers do not get full marks" in done.stdout
+    assert "✕ regex: 1 reference answer does not get full marks" in done.stdout
     assert "regex: below full marks in line 2" in done.stdout
 
 
@@ -123,7 +124,7 @@ def test_rewards_of_ones_own(tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert found["half"]["full_marks"] == 0.5 and found["half"]["fault"] == ""
     assert "does not tell right from wrong" in found["blind"]["fault"]
-    assert found["hurt_by_nothing"]["fault"] == "ZeroDivisionError: division by zero"
+    assert found["hurt_by_nothing"]["fault"] == f"ZeroDivisionError: division by zero ({tmp_path / 'mine.py'}, line 9)"
 
 
 def test_chains_of_steps(tmp_path: Path) -> None:
@@ -141,6 +142,47 @@ def test_rewards_that_need_completions_are_left_out(tmp_path: Path) -> None:
     assert "note  llm_judge is left out" in command("test", path).stdout
     error = command("test", config(tmp_path, [judge], SUMS)).exception
     assert isinstance(error, InputError) and "--completions FILE" in error.remedy
+
+
+def test_it_says_what_the_check_of_the_data_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """
+    Laid out, no answer is within 20 tokens, though each is when bare; `domain` owes nothing to rows without steps, which say none
+    of its terms: 0, and nothing falls short; other tags than the layout's say nothing. A template of the config's own adds two
+    tokens to each prompt, and what cannot be loaded is an error here, though it is left out.
+    """
+    rewards: list[dict[str, Any]] = [
+        {"name": "soft_overlong", "options": {"max_tokens": 20, "cache": 2}},
+        {"name": "domain", "options": {"required_terms": ["gravity"]}},
+        {"name": "tag_count", "options": {"tags": ["plan"]}},
+    ]
+    path = config(tmp_path, rewards, SUMS)
+    done = command("test", path, "--json")
+    found, lines = tried(done), list(range(1, 7))
+    assert (found["soft_overlong"]["below"], found["soft_overlong"]["reference"], found["soft_overlong"]["empty"]) == (
+        lines,
+        -1,
+        0,
+    )
+    assert (found["domain"]["below"], found["domain"]["reference"], found["domain"]["fault"]) == ([], 0, "")
+    assert (done.exit_code, json.loads(done.stdout)["left_out"]) == (0, ["tag_count"])
+    given = configs.load(path).config
+    report = data_check.check_config(given, None, False)
+    assert [(group.kind, list(group.lines)) for group in report.warnings if group.field == "answer"] == [
+        ("answer-below-full", lines)
+    ]
+    assert [(run.rows, run.full, run.not_applicable) for run in report.dry_run] == [(6, 0, 0), (6, 0, 6), (0, 0, 0)]
+    (tmp_path / "own.jinja").write_text("{% for m in messages %}{{ m.content }}{% endfor %}", encoding="utf-8")
+    (tmp_path / "longer.jinja").write_text("12{% for m in messages %}{{ m.content }}{% endfor %}", encoding="utf-8")
+    measured = []
+    for template in ("own.jinja", "longer.jinja"):
+        chat = configs.load(path, {"chat.template": template}).config
+        lengths = data_check.check_config(chat, (), False).prompt_tokens
+        assert lengths is not None
+        measured.append(lengths.min)
+    assert measured[1] == measured[0] + 2
+    monkeypatch.delenv("DROID_TUNE_JUDGE_URL", raising=False)
+    error = command("test", config(tmp_path, [*rewards, {"name": "llm_judge"}], SUMS)).exception
+    assert isinstance(error, InputError) and "has no server to ask" in error.what
 
 
 def test_completions_of_a_file(tmp_path: Path) -> None:

@@ -6,9 +6,8 @@ import random
 from decimal import Decimal
 from fractions import Fraction
 
-from engine.data.samples.problem import Domain, Problem, Step, Template, fixed, hinges, near, show
+from engine.data.samples.problem import Field, Problem, Step, Template, fixed, hinges, near, show
 
-_LEVELS = ("secondary school", "first-year chemistry student", "laboratory trainee", "chemistry teacher")
 # equation; of what is used up and of what is made: coefficient, formula, molar mass in g/mol
 _REACTIONS = (
     ("2 Mg + O2 -> 2 MgO", (2, "Mg", "24.3"), (2, "MgO", "40.3")),
@@ -22,20 +21,9 @@ _REACTIONS = (
     ("CaCO3 -> CaO + CO2", (1, "CaCO3", "100.1"), (1, "CaO", "56.1")),
     ("2 NaHCO3 -> Na2CO3 + CO2 + H2O", (2, "NaHCO3", "84"), (1, "Na2CO3", "106")),
 )
-
-
-def _made(
-    rng: random.Random,
-    question: str,
-    steps: list[Step],
-    answer: str,
-    solution: str,
-    terms: tuple[str, ...],
-    units: tuple[str, ...],
-    *conventions: str,
-) -> Problem:
-    domain = Domain("chemistry", rng.choice(_LEVELS), terms, units, conventions)
-    return Problem(question, tuple(steps), answer, f"{solution} {answer}.", domain)
+_made = Field(
+    "chemistry", ("secondary school", "first-year chemistry student", "laboratory trainee", "chemistry teacher")
+).problem
 
 
 def stoichiometry(rng: random.Random) -> Problem:

@@ -6,31 +6,17 @@ import random
 from datetime import date, timedelta
 from fractions import Fraction
 
-from engine.data.samples.problem import Domain, Problem, Step, Template, fixed, hinges, money, near, require, show
+from engine.data.samples.problem import Field, Problem, Step, Template, fixed, hinges, money, near, require, show
 
-_LEVELS = ("law student", "trainee paralegal", "court clerk", "legal assistant", "apprentice in a notary's office")
 PARTIES = (
     *("the tenant", "the landlord", "the buyer", "the seller", "the insurer", "the contractor", "the borrower", "the publisher"),
     *("the carrier", "the employer", "the client", "the heir", "the licensee", "the neighbour", "the association", "the builder"),
 )
 WRITTEN = "dates are written YYYY-MM-DD"
 _EUR = ("EUR", "€", "euros")
-
-
-def ruled(
-    rng: random.Random,
-    question: str,
-    steps: list[Step],
-    answer: str,
-    solution: str,
-    terms: tuple[str, ...],
-    units: tuple[str, ...],
-    *conventions: str,
-) -> Problem:
-    """A problem of the law. The rules stand in the question; `conventions` say what is usual."""
-    return Problem(
-        question, tuple(steps), answer, f"{solution} {answer}.", Domain("law", rng.choice(_LEVELS), terms, units, conventions)
-    )
+ruled = Field(
+    "law", ("law student", "trainee paralegal", "court clerk", "legal assistant", "apprentice in a notary's office")
+).problem
 
 
 def any_day(rng: random.Random, first: int = 2015, last: int = 2032) -> date:

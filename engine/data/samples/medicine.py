@@ -5,25 +5,12 @@ from __future__ import annotations
 import random
 from fractions import Fraction
 
-from engine.data.samples.problem import Domain, Problem, Step, Template, fixed, hinges, near, require, show, tenths
+from engine.data.samples.problem import Field, Problem, Step, Template, fixed, hinges, near, require, show, tenths
 
 DRUGS = ("Examycin", "Testamol", "Fictadrine", "Modelopril", "Samplicin", "Paperidone", "Mockazole", "Trialbine", "Draftoxin")
-_LEVELS = ("nursing student", "paramedic trainee", "medical student", "pharmacy student", "ward nurse")
-
-
-def of_the_ward(
-    rng: random.Random,
-    question: str,
-    steps: list[Step],
-    answer: str,
-    solution: str,
-    terms: tuple[str, ...],
-    units: tuple[str, ...],
-    *conventions: str,
-) -> Problem:
-    """A problem of medicine; `solution` is the beginning of the sentence that ends in the answer."""
-    domain = Domain("medicine", rng.choice(_LEVELS), terms, units, conventions)
-    return Problem(question, tuple(steps), answer, f"{solution} {answer}.", domain)
+of_the_ward = Field(
+    "medicine", ("nursing student", "paramedic trainee", "medical student", "pharmacy student", "ward nurse")
+).problem
 
 
 def capped_dose(rng: random.Random) -> Problem:

@@ -5,23 +5,9 @@ from __future__ import annotations
 import random
 from fractions import Fraction
 
-from engine.data.samples.problem import Domain, Problem, Step, Template, fixed, hinges, near, require, show, tenths
+from engine.data.samples.problem import Field, Problem, Step, Template, fixed, hinges, near, require, show, tenths
 
-_LEVELS = ("secondary school", "first-year physics student", "engineering student", "physics teacher")
-
-
-def _made(
-    rng: random.Random,
-    question: str,
-    steps: list[Step],
-    answer: str,
-    solution: str,
-    terms: tuple[str, ...],
-    units: tuple[str, ...],
-    *conventions: str,
-) -> Problem:
-    domain = Domain("physics", rng.choice(_LEVELS), terms, units, conventions)
-    return Problem(question, tuple(steps), answer, f"{solution} {answer}.", domain)
+_made = Field("physics", ("secondary school", "first-year physics student", "engineering student", "physics teacher")).problem
 
 
 def decay(rng: random.Random) -> Problem:

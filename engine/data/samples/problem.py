@@ -69,6 +69,30 @@ class Problem:
         return self.written or chains.render(self.chain, self.solution, self.answer)
 
 
+@dataclass(frozen=True, slots=True)
+class Field:
+    """What the problems of one field have in common."""
+
+    name: str
+    levels: tuple[str, ...]  # of which each problem draws one
+
+    def problem(
+        self,
+        rng: random.Random,
+        question: str,
+        steps: list[Step],
+        answer: str,
+        solution: str,
+        terms: tuple[str, ...],
+        units: tuple[str, ...],
+        *conventions: str,
+    ) -> Problem:
+        """A problem of the field; `solution` is the beginning of the sentence that ends in the answer, `conventions` say what
+        is usual."""
+        domain = Domain(self.name, rng.choice(self.levels), terms, units, conventions)
+        return Problem(question, tuple(steps), answer, f"{solution} {answer}.", domain)
+
+
 def unmarked(question: str, steps: Sequence[str], answer: str, solution: str) -> Problem:
     """A problem outside the domains whose steps are all alike."""
     return Problem(question, tuple(Step(step) for step in steps), answer, solution)

@@ -161,8 +161,8 @@ class DataStep(Step):
         return checks
 
     def _report(self) -> None:
-        checks, draft = self.checks, self.flow.draft
-        self.query_one("#report", Paper).drawing = lambda width: report(checks, draft, width)
+        checks, draft, glyphs = self.checks, self.flow.draft, self.flow.app.glyphs
+        self.query_one("#report", Paper).drawing = lambda width: report(checks, draft, width, glyphs)
 
     @on(Rows.Moved)
     def _moved(self) -> None:

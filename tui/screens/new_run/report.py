@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from textual.content import Content
 
+from engine.data.length_bar import length_bar
 from engine.data.validate import DataReport, DryRun, TokenLengths
 from engine.errors import InputError
+from engine.plot import Glyphs
 from engine.safe_text import safe_text
 from tui.draft import DEMO, Draft
 from tui.forms import MODEL
@@ -18,7 +20,7 @@ _VERDICTS = {"ready": "✓", "ready with warnings": "⚠", "unusable": "✕"}
 _FAILED = "✕ {}"
 
 
-def report(checks: Checks, draft: Draft, width: int) -> Content:
+def report(checks: Checks, draft: Draft, width: int, glyphs: Glyphs = "ascii") -> Content:
     """The report, line by line as it comes in."""
     lines: list[tuple[str, str]] = []
     if checks.model is None:
@@ -29,14 +31,14 @@ def report(checks: Checks, draft: Draft, width: int) -> Content:
         where = "the embedded model" if draft.text(MODEL) == DEMO else safe_text(str(checks.model))
         lines.append(("model", f"✓ found: {where}"))
     for file in checks.files:
-        lines += _file_lines(file)
+        lines += _file_lines(file, glyphs)
     if draft.profile is not None:
         lines.append(("profile", f"{draft.profile.title}; g makes rows for it"))
         lines += [("", draft.beyond_model)] if draft.beyond_model else []
     return columns(lines, width, LABEL_CELLS, indent=0)
 
 
-def _file_lines(file: FileCheck) -> list[tuple[str, str]]:
+def _file_lines(file: FileCheck, glyphs: Glyphs) -> list[tuple[str, str]]:
     found = file.found
     if isinstance(found, InputError):
         return [(file.role, _FAILED.format(said(found)))]
@@ -52,6 +54,8 @@ def _file_lines(file: FileCheck) -> list[tuple[str, str]]:
     for label, lengths in (("prompts", found.prompt_tokens), ("targets", found.completion_tokens)):
         if lengths is not None:
             lines.append((label, _lengths(lengths)))
+            bar = length_bar(lengths, glyphs)
+            lines += [("", f"{lengths.min} [{bar}] {lengths.max}")] if bar else []
         elif file.measuring and label == "prompts":
             lines.append((label, "counting tokens ..."))
     return [*lines, *_more_lines(found)]

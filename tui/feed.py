@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from tui.samples import StepSamples, read_samples
 from tui.snapshot import Ledger, RunSnapshot, Surroundings
 
 POLL_SECONDS = 0.25
+SAMPLES_SECONDS = 1.0  # at least between two readings of samples
 SLICE_BYTES = 1 << 16  # of the journal between two chances for the screen
 SIGN_SECONDS = 5.0  # a picture is renewed at least so often while the run is not over, for the clocks in it
-SAMPLES_SHARE = 100  # reading samples takes at most this share of the time
+SAMPLES_SHARE = 200  # reading samples takes at most this share of the time
 LOG_BYTES = 1 << 13  # of the end of worker.log
 CONFIG_BYTES = 1 << 18
 
@@ -29,10 +31,18 @@ _SETTLED = frozenset({"stopped", "finished", "failed", "lost", "damaged"})
 
 
 class RunFeed:
-    """Everything there is to know of one run, kept up to date until close(). Threads may share it."""
+    """Everything there is to know of one run, kept up to date until close(). Threads may share it.
 
-    def __init__(self, record: RunRecord) -> None:
+    `on_change` is called in the feed's own thread whenever there is something new.
+    """
+
+    def __init__(self, record: RunRecord, on_change: Callable[[], object] | None = None) -> None:
         self._record = record
+        self._on_change = on_change
+        self.looks = 0  # how often the folder was looked at, and what follows from it told
+        self._told = -1  # the version that `on_change` was called for
+        self._summary_of: tuple[int, int, int] | None = None  # of the run.json that was read last: inode, size, time
+        self._found: tuple[Summary | None, str] = None, ""
         self._ledger = Ledger()
         self._reader = JournalReader(record.journal_file)
         self._lock = threading.Lock()
@@ -83,7 +93,14 @@ class RunFeed:
             except Exception as error:  # noqa: BLE001 - shown on the screen; a thread that died would just fall silent
                 self._note(f"the run cannot be shown: {type(error).__name__}: {error}")
             self._caught_up.set()
+            self._tell()
+            self.looks += 1
             self._closing.wait(POLL_SECONDS)
+
+    def _tell(self) -> None:
+        if self._on_change is not None and self._told != (version := self.version) and not self._closing.is_set():
+            self._told = version
+            self._on_change()
 
     def poll(self) -> None:
         """Read everything that is new. Raises OSError where the disk does."""
@@ -129,6 +146,7 @@ class RunFeed:
                 self._slices += 1
                 size = os.stat(self._record.journal_file).st_size
                 self._observe(replace(self._ledger.around, loaded=min(0.99, self._slices * SLICE_BYTES / max(size, 1))))
+                self._tell()
 
     def _read_samples(self) -> None:
         """The newest step's rollouts; the ones from before stay while their file is being replaced."""
@@ -140,13 +158,22 @@ class RunFeed:
         if found is None or found.groups or self._samples is None:
             self._samples = found
         self._samples_version = version
-        self._samples_due = start + SAMPLES_SHARE * (time.monotonic() - start)
+        self._samples_due = start + max(SAMPLES_SECONDS, SAMPLES_SHARE * (time.monotonic() - start))
 
     def _summary(self) -> tuple[Summary | None, str]:
+        """run.json, or why it cannot be read; read again only where it is another file than before."""
         try:
-            return self._record.summary(), ""
-        except InputError as error:
-            return None, str(error)
+            info = os.stat(self._record.summary_file)
+            looks = info.st_ino, info.st_size, info.st_mtime_ns
+        except OSError:
+            looks = None  # what is wrong is said by who reads it
+        if looks is None or looks != self._summary_of:
+            try:
+                self._found = self._record.summary(), ""
+            except InputError as error:
+                self._found = None, str(error)
+            self._summary_of = looks
+        return self._found
 
     def _note(self, problem: str) -> None:
         if self._ledger.around.problem != problem:

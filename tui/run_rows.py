@@ -1,6 +1,7 @@
 """What a row of the list of runs shows: the engine's summary, and from the journal's end the curve, the eta and the trouble.
 
-Reading is bounded: the last 64 KiB of a journal the first time, then only what is new.
+Reading is bounded: the last 64 KiB of a journal the first time, then only what is new; of a run that is over, nothing until its
+files change.
 """
 
 from __future__ import annotations
@@ -10,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engine.runs.journal import JournalReader
+from engine.runs.record import ENDED, RunRecord
 from engine.runs.state import RunState
-from engine.runs.summary import RunSummary
+from engine.runs.summary import RunSummary, summarise
+from tui.progress import SHORT, percent
 
 TAIL_BYTES = 1 << 16
 CURVE_POINTS = 48  # as many as the widest sparkline has characters
 _TRAINING = frozenset({"starting", "running", "pausing", "stopping"})
+_Looks = tuple[int, int, int] | None  # of a file
 _HAS_ETA = frozenset({"running", "pausing"})
 
 
@@ -27,6 +31,7 @@ class RunRow:
     curve: tuple[float, ...] = ()  # the newest rewards, or losses of supervised training
     value: float | None = None  # the last of them
     eta_seconds: float | None = None
+    fetched: str = ""  # how far its model is that is downloaded or converted first
     trouble: str = ""  # what is wrong
     remedy: str = ""  # and what to do
 
@@ -58,13 +63,33 @@ class RowReader:
     def __init__(self, home: Path) -> None:
         self._runs = home / "runs"
         self._followed: dict[str, tuple[JournalReader, RunState]] = {}
+        self._known: dict[str, tuple[tuple[_Looks, _Looks], RunSummary]] = {}
+        self._rows: dict[str, RunRow] = {}
+
+    def summaries(self) -> list[RunSummary]:
+        """Every run, the latest made first, as Engine.runs() gives them. Raises OSError where the disk does."""
+        found: list[tuple[float, str]] = []
+        before, self._known = self._known, {}
+        folders = self._runs.iterdir() if self._runs.is_dir() else ()
+        for record in [RunRecord(folder) for folder in folders if folder.is_dir() and not folder.name.startswith(".")]:
+            looks = _looks(record.summary_file), _looks(record.journal_file)  # before they are read
+            known = before.get(record.id)
+            if known is None or known[0] != looks or known[1].state not in ENDED:
+                known = looks, summarise(record)
+            self._known[record.id] = known
+            created = known[1].created
+            found.append((record.folder.stat().st_mtime if created is None else created, record.id))
+        return [self._known[run_id][1] for _, run_id in sorted(found, reverse=True)]
 
     def rows(self, summaries: Iterable[RunSummary]) -> list[RunRow]:
         """A row for each. Raises OSError where a journal cannot be read."""
-        rows = [row_of(summary, self._recent(summary.id)) for summary in summaries]
-        present = {row.id for row in rows}
-        self._followed = {run_id: pair for run_id, pair in self._followed.items() if run_id in present}
-        return rows
+        made = []
+        for summary in summaries:
+            old = self._rows.get(summary.id)
+            made.append(old if old is not None and old.summary is summary else row_of(summary, self._recent(summary.id)))
+        self._rows = {row.id: row for row in made}
+        self._followed = {run_id: pair for run_id, pair in self._followed.items() if run_id in self._rows}
+        return made
 
     def _recent(self, run_id: str) -> RunState:
         reader, state = self._followed.get(run_id) or (
@@ -83,6 +108,15 @@ class RowReader:
         return state
 
 
+def _looks(path: Path) -> _Looks:
+    """What changes when the file does; None where there is none."""
+    try:
+        info = path.stat()
+    except FileNotFoundError:
+        return None
+    return info.st_ino, info.st_size, info.st_mtime_ns
+
+
 def row_of(summary: RunSummary, recent: RunState | None = None) -> RunRow:
     """The row of a run whose journal's end says `recent`; without it the summary speaks alone."""
     recent = recent or RunState()
@@ -95,9 +129,18 @@ def row_of(summary: RunSummary, recent: RunState | None = None) -> RunRow:
         curve=tuple(series.values[-CURVE_POINTS:]) if series else (),
         value=series.last if series else summary.reward,
         eta_seconds=left * seconds if seconds is not None and summary.state in _HAS_ETA else None,
+        fetched=fetched_of(summary, recent),
         trouble=trouble,
         remedy=remedy,
     )
+
+
+def fetched_of(summary: RunSummary, recent: RunState) -> str:
+    """How far the model of a run that is starting is on its way, in a column's width; empty where it is not on its way."""
+    phase = recent.phase
+    if phase is None or phase.progress is None or summary.state not in _TRAINING:
+        return ""
+    return f"{SHORT.get(phase.name, phase.name)} {percent(phase.progress)}"
 
 
 def trouble_of(summary: RunSummary, recent: RunState) -> tuple[str, str]:

@@ -28,7 +28,7 @@ from engine.runs import record as records
 from engine.runs.journal import Event, JournalReader, JournalWriter
 from engine.runs.record import RunRecord
 from engine.worker import checkpoint
-from engine.worker.bench_model import micro_batch_rows
+from engine.worker.bench_model import guard
 from engine.worker.bench_timing import Told
 from engine.worker.companion import Companion
 from engine.worker.loop import Loop
@@ -142,15 +142,15 @@ def journal(steps: int, told: Told) -> dict[str, Any]:
 
 def _trained(config: RunConfig, record: RunRecord, policy: Policy, meter: Meter, told: Told) -> tuple[float, float]:
     """CPU and wall seconds of the whole run, once everything is loaded."""
-    rows = micro_batch_rows(config)
+    own = guard(config)
     data = formats.load_training_data(config)
     with _Journal(record.journal_file, meter) as writer, _Companion(record, writer, meter) as companion:
         columns = {name for example in (*data.train, *data.held_out) for name in example.columns}
         judge = Judge(config.rewards, companion.warn, policy.decode, columns)
-        task = RewardTask(policy, config, data.train, data.held_out, judge, rows)
+        task = RewardTask(policy, config, data.train, data.held_out, judge, own)
         trainer = Trainer(policy, config.optim, config.run.steps * task.updates_per_step, config.run.seed)
         record.update(state="starting")
-        loop = _Loop(config, record, writer, companion, policy, trainer, task, rows)
+        loop = _Loop(config, record, writer, companion, policy, trainer, task, own)
         told(f"{config.run.steps} steps of the demo")
         cpu, wall = time.process_time(), time.perf_counter()
         loop.run()

@@ -446,7 +446,7 @@ async def test_the_screen_does_nothing_while_another_lies_over_it(tmp_path: Path
             assert feed is not None and before is not None
             tape.write("step", step=113, metrics=metrics(113))
             await wait_for(pilot, lambda: feed.snapshot().step == 113, "the step")
-            await asyncio.sleep(0.2)  # four ticks of a timer that must stand still
+            await asyncio.sleep(0.2)  # four times the least time between two snapshots
             assert below.snapshot is before
             await pilot.press("escape")
             await wait_for_text(pilot, "step 113/200")

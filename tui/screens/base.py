@@ -40,6 +40,7 @@ class Line(Widget):
 
     DEFAULT_CSS = "Line { height: 1; width: 1fr; text-wrap: nowrap; }"
 
+    auto_links = reactive(False)
     left: reactive[Content] = reactive(Content(""))
     right: reactive[Content] = reactive(Content(""))
 

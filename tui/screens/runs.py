@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tui.run_rows import RowReader, RunRow
 
 REFRESH_SECONDS = 2.0
+LOOK_SECONDS = 5.0  # between two looks at the machine's memory and at the last self-test
 COST_SHARE = 5  # a read may take one part in so many of the time: a slow disk is read less often
 RESUMABLE = ("lost", "stopped", "failed")
 READING, STARTING = "reading", "starting"  # groups of background work
@@ -62,9 +63,11 @@ class RunsScreen(Page):
         self._filter = ""
         self._machine = ""
         self._read_t = 0.0  # when the list was read
+        self._looked_t = -LOOK_SECONDS  # when the machine was looked at
         self._due_t = 0.0  # when it may be read again
         self._reading_failed = False
         self._wanted = False
+        self._tested = "", ""  # the self-test's line and its style
 
     def compose_body(self) -> ComposeResult:
         yield RunTable(self.app.glyphs)
@@ -180,15 +183,18 @@ class RunsScreen(Page):
             self._wanted = False
             started = monotonic()
             engine = await asyncio.to_thread(lambda: self.app.engine)
-            summaries = await engine.runs()
-            if self._reader is None:
-                self._reader = RowReader(engine.home)
+            first = self._reader is None
+            reader = self._reader = self._reader or RowReader(engine.home)
+            summaries = await asyncio.to_thread(reader.summaries)
+            if first:
                 self._take([row_of(summary) for summary in summaries])  # their journals' ends take as long again
-            self._take(await asyncio.to_thread(self._reader.rows, summaries))
+            self._take(await asyncio.to_thread(reader.rows, summaries))
             self._due_t = monotonic() + max(COST_SHARE * (monotonic() - started) - REFRESH_SECONDS, 0.0)
-            self._machine, tested = await asyncio.to_thread(look, engine.home)
-            self._show_where()
-            self._show_selftest(*tested)
+            if self._looked_t + LOOK_SECONDS <= monotonic():
+                self._machine, tested = await asyncio.to_thread(look, engine.home)
+                self._looked_t = monotonic()
+                self._show_where()
+                self._show_selftest(*tested)
 
     @work(group=STARTING, exit_on_error=False)
     async def _start_demo(self) -> None:
@@ -220,10 +226,13 @@ class RunsScreen(Page):
     # showing
 
     def _take(self, rows: list[RunRow]) -> None:
+        self._read_t = monotonic()
+        if rows == self._rows and not self._reading_failed:
+            return
         if self._rows is None or self._reading_failed:
             self._reading_failed = False
             self._say("")
-        self._rows, self._read_t = rows, monotonic()
+        self._rows = rows
         self._show()
 
     def _show(self) -> None:
@@ -242,7 +251,10 @@ class RunsScreen(Page):
 
     def _show_selftest(self, outcome: Outcome, line: str) -> None:
         sign, style = SELFTEST_STYLES[outcome]
-        self.query_one("#selftest", Static).update(plain(drawn(sign + safe_text(line), self.app.glyphs), style))
+        shown = plain(drawn(sign + safe_text(line), self.app.glyphs), style)
+        if (shown.plain, style) != self._tested:  # an update lays the screen out anew
+            self._tested = shown.plain, style
+            self.query_one("#selftest", Static).update(shown)
 
     def _move(self, to: int) -> None:
         self.table.move(to)

@@ -79,6 +79,8 @@ def row_line(row: RunRow, layout: Columns, glyphs: Glyphs, *, marked: bool) -> C
     width = max(min(layout.curve, room - 1 - len(value)), 0)
     curve = sparkline(row.curve, width, "ascii" if glyphs == "ascii" else "block")
     reward = Content.assemble((curve, "$reward"), " " * max(room - len(curve) - len(value), 0), value)
+    if row.fetched and row.value is None:
+        reward = plain(safe_text(row.fetched).rjust(room), "$text-muted")
     cells = (
         plain(f"{state_glyph(row.state, glyphs)} {row.state}", style),
         safe_text(run.id),
@@ -106,7 +108,7 @@ def trouble_lines(row: RunRow, width: int, glyphs: Glyphs) -> list[Content]:
 class RunTable(Widget, can_focus=True):
     """The list. Its screen sets `rows` and moves the mark; keys are the screen's."""
 
-    DEFAULT_CSS = "RunTable { height: 1fr; text-wrap: nowrap; }"
+    DEFAULT_CSS = "RunTable { height: 1fr; text-wrap: nowrap; text-overflow: ellipsis; }"
 
     def __init__(self, glyphs: Glyphs) -> None:
         super().__init__(id="table")

@@ -8,6 +8,7 @@ from typing import ClassVar
 from rich.segment import Segment
 from rich.style import Style
 from textual.geometry import Region
+from textual.reactive import reactive
 from textual.strip import Strip
 from textual.widget import Widget
 
@@ -27,6 +28,8 @@ class Chart(Widget):
     Chart > .chart--series-1 { color: $warning; }
     Chart > .chart--series-2 { color: $accent; }
     """
+
+    auto_links = reactive(False)
 
     def __init__(self, glyphs: Glyphs = "braille", *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)

@@ -8,6 +8,7 @@ from textual.content import Content
 
 from engine.figures import duration, size
 from tui.samples import Answer, PromptGroup
+from tui.screens.live.fetching import bar_lines, fetching
 from tui.screens.live.state_lines import state_lines
 from tui.screens.live.text import AMBER, MUTED, REWARD, Room, bar, columns, figure, line, mean, one_line, rate, share, words
 from tui.screens.live.view import Block, View
@@ -46,18 +47,24 @@ class Overview(View):
         yield Block(id="figures")
         with Horizontal(id="middle"):
             yield Chart(self.app.glyphs, id="curve")
+            yield Block(id="fetched")
             yield Block(id="side")
         yield Block(id="below")
 
     def draw(self, snapshot: RunSnapshot, room: Room) -> None:
         self.query_one("#figures", Block).put([figures(snapshot, room)])
-        side = self.query_one("#side", Block)
-        side.display = room.width >= SIDE_FROM
+        found = fetching(snapshot) if not snapshot.series and not snapshot.held_out else None  # a bar in the empty curve's place
+        chart, fetched, side = self.query_one("#curve", Chart), self.query_one("#fetched", Block), self.query_one("#side", Block)
+        chart.display, fetched.display = found is None, found is not None
+        side.display = found is None and room.width >= SIDE_FROM
         side.put(side_lines(snapshot, Room(SIDE_CELLS - 2, room.height, room.glyphs)))
         below = below_lines(snapshot, Room(room.width, max(room.height - 1 - CHART_ROWS, 3), room.glyphs))
         block = self.query_one("#below", Block)
         block.styles.height = len(below)
         block.put(below)
+        if found is not None:
+            fetched.put(bar_lines(*found, snapshot.model, Room(room.width, room.height - 1 - len(below), room.glyphs)))
+            return
         score, series = snapshot.score, []
         if (metric := snapshot.series.get(score)) is not None:
             series.append((metric.steps, metric.values, score))
@@ -65,7 +72,7 @@ class Overview(View):
             series.append(((), (), score))
         if (held := snapshot.held_out.get(score)) is not None:
             series.append((held.steps, held.values, "held-out"))
-        self.query_one("#curve", Chart).show(series, y_min=None if score == "loss" else _floor(snapshot), empty="no step yet")
+        chart.show(series, y_min=None if score == "loss" else _floor(snapshot), empty="no step yet")
 
 
 def _floor(snapshot: RunSnapshot) -> float | None:

@@ -1,4 +1,5 @@
-"""LiveScreen: one run, watched. It takes a snapshot from its feed at the screen's own pace and hands it to the view that is open.
+"""LiveScreen: one run, watched. Its feed says when there is news; it takes a snapshot at its own pace, which it hands to the view
+that is open. While there is no news, nothing is done: no timer ticks.
 
 A viewer: whatever happens here, the run goes on. Commands are sent through engine.api and shown as the journal answers them.
 """
@@ -6,6 +7,7 @@ A viewer: whatever happens here, the run goes on. Commands are sent through engi
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -16,6 +18,7 @@ from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.content import Content
+from textual.message import Message
 from textual.reactive import reactive
 from textual.timer import Timer
 from textual.widgets import ContentSwitcher
@@ -40,6 +43,7 @@ from tui.snapshot import RunSnapshot
 from tui.theme import drawn, state_glyph
 
 VIEWS: tuple[type[View], ...] = (Overview, Curves, Groups, System, Log, Config)
+WAITED_FOR_SECONDS = 0.2
 SETTLED_SECONDS = 6.0  # that a command's answer stays on the screen
 _PAIRS = {  # actions whose footer entry stands for a neighbour too
     "live.overview": ("1-6", "views"),
@@ -62,6 +66,9 @@ class LiveScreen(Page):
     LiveScreen Chart > .chart--series-1 { color: $accent; }
     """
 
+    class News(Message):
+        """The feed knows more than it did."""
+
     snapshot: reactive[RunSnapshot | None] = reactive(None, layout=False, repaint=False)
     request: reactive[Request | None] = reactive(None, layout=False, repaint=False)
 
@@ -71,8 +78,9 @@ class LiveScreen(Page):
         self.feed: RunFeed | None = None
         self.run: Run | None = None
         self._views = tuple(make() for make in VIEWS)
-        self._timer: Timer | None = None
-        self._settled_t: float | None = None
+        self._due: Timer | None = None  # until the next snapshot may be taken
+        self._taken_t = -math.inf  # monotonic seconds of the last one
+        self._settling: Timer | None = None  # until a command's answer leaves the screen
         self._trouble = ""
         self._keys_for: tuple[str, str] | None = None
 
@@ -84,21 +92,14 @@ class LiveScreen(Page):
     def on_mount(self) -> None:
         super().on_mount()
         self.set_where(safe_text(self.run_id), "opening")
-        self._timer = self.set_interval(self.app.refresh_seconds, self.drain)
         self.run_worker(self._open_run(), group="attach", exit_on_error=False)
 
     def on_unmount(self) -> None:
         if self.feed is not None:
             self.feed.close()
 
-    def on_screen_suspend(self) -> None:
-        if self._timer is not None:
-            self._timer.pause()
-
     def on_screen_resume(self) -> None:
-        if self._timer is not None:
-            self._timer.resume()
-            self.drain()
+        self.drain()
 
     @property
     def view(self) -> View:
@@ -106,12 +107,33 @@ class LiveScreen(Page):
         current = self.query_one("#views", ContentSwitcher).current
         return next(view for view in self._views if view.id == current)
 
+    @property
+    def pace_seconds(self) -> float:
+        """The least time between two snapshots: short while somebody waits, for the journal's end or a command's answer."""
+        loading = self.snapshot is None or self.snapshot.around.loaded < 1
+        asking = self.request is not None and self._settling is None
+        return min(WAITED_FOR_SECONDS, self.app.refresh_seconds) if loading or asking else self.app.refresh_seconds
+
+    def on_live_screen_news(self) -> None:
+        """Take it, now or once the last snapshot is old enough; a screen that lies below another waits until it is on top."""
+        wait = self._taken_t + self.pace_seconds - time.monotonic()
+        if wait <= 0:
+            self._take()
+        elif self._due is None:
+            self._due = self.set_timer(wait, self._take)
+
+    def _take(self) -> None:
+        if self._due is not None:
+            self._due.stop()
+            self._due = None
+        if self.is_active:
+            self.drain()
+
     def drain(self) -> None:
         """Take what the feed has, where it has something new."""
         if self.feed is not None and (self.snapshot is None or self.feed.version != self.snapshot.version):
+            self._taken_t = time.monotonic()
             self.snapshot = self.feed.snapshot()
-        if self._settled_t is not None and time.monotonic() - self._settled_t > SETTLED_SECONDS:
-            self.request = None
 
     def watch_snapshot(self, snapshot: RunSnapshot | None) -> None:
         if snapshot is None:
@@ -122,7 +144,13 @@ class LiveScreen(Page):
         self._show_keys(snapshot)
 
     def watch_request(self) -> None:
-        self._settled_t = None
+        if self._settling is not None:
+            self._settling.stop()
+            self._settling = None
+        if self._due is not None:  # it was set at another pace
+            self._due.stop()
+            self._due = None
+            self.on_live_screen_news()
         self._show_notice()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -226,6 +254,9 @@ class LiveScreen(Page):
             question = f"Stop {self.run_id}?\nIt writes a checkpoint first; resuming goes on from there, to the same figures."
             self.app.push_screen(ConfirmScreen(question, word=self.run.id), self._stop_if)
 
+    def _forget(self) -> None:
+        self.request = None
+
     def _stop_if(self, sure: bool | None) -> None:
         if sure and self.run is not None:
             self._send("stop", self.run.stop)
@@ -254,7 +285,12 @@ class LiveScreen(Page):
             self._show_notice()
             return
         self.run_id = self.run.id
-        self.feed = RunFeed(self.run.record).start()
+        self.feed = RunFeed(self.run.record, self._tell).start()
+
+    def _tell(self) -> None:
+        """The feed's thread calls it; where a snapshot is going to be taken anyway, there is nothing to say."""
+        if self._due is None:
+            self.post_message(self.News())
 
     # Painting
 
@@ -286,8 +322,8 @@ class LiveScreen(Page):
         text = self._trouble
         if not text and self.request is not None and self.snapshot is not None:
             text = self.request.line(self.snapshot.commands)
-            if self._settled_t is None and self.request.is_settled(self.snapshot.commands):
-                self._settled_t = time.monotonic()
+            if self._settling is None and self.request.is_settled(self.snapshot.commands):
+                self._settling = self.set_timer(SETTLED_SECONDS, self._forget)
         notice = self.query_one("#notice", Block)
         notice.display = bool(text)
         notice.put([line((one_line(text, max(self.size.width - 2, 1)), AMBER))] if text else [Content("")])

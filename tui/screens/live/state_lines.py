@@ -8,6 +8,7 @@ from typing import Any
 from textual.content import Content
 
 from engine.figures import duration, number
+from tui.screens.live.fetching import told
 from tui.screens.live.text import AMBER, MUTED, RED, REWARD, Room, line, one_line, words
 from tui.snapshot import RunSnapshot
 from tui.theme import state_glyph
@@ -41,7 +42,7 @@ def state_lines(snapshot: RunSnapshot, room: Room) -> list[Content]:
         case "stopped":
             lines += _headed(state, f"press r to resume {_from(snapshot)}", "", room)
         case "queued" | "starting":
-            lines += _headed(state, "the worker loads the model", "", room)
+            lines += _headed(state, told(snapshot), "", room)
     return lines
 
 

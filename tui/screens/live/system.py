@@ -6,6 +6,7 @@ from textual.content import Content
 
 from engine.figures import duration, size
 from engine.plot import sparkline
+from tui.progress import amounts
 from tui.screens.live.overview import phase_seconds, tokens_per_second
 from tui.screens.live.state_lines import state_lines
 from tui.screens.live.text import MUTED, REWARD, Room, bar, columns, figure, line, one_line, rate
@@ -79,7 +80,9 @@ def times(snapshot: RunSnapshot, room: Room) -> list[Content]:
         rows.append(("to go", f"{duration(snapshot.eta_seconds)}, evaluations left out"))
     if snapshot.phase is not None:
         place = "" if snapshot.phase.update is None else f", update {snapshot.phase.update}"
-        rows.append(("doing", f"{one_line(snapshot.phase.name, 20)} of step {snapshot.phase.step}{place}"))
+        name, progress = one_line(snapshot.phase.name, 20), snapshot.phase.progress
+        doing = f"{name} of step {snapshot.phase.step}{place}" if progress is None else f"{name} {', '.join(amounts(progress))}"
+        rows.append(("doing", doing))
     if snapshot.checkpoints:
         saved = snapshot.checkpoints[-1]
         rows.append(("checkpoint", f"step {saved.step} ({one_line(saved.reason, 20)}), {len(snapshot.checkpoints)} written"))

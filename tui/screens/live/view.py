@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, ClassVar
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
 from textual.events import Resize
+from textual.geometry import Region
+from textual.reactive import reactive
+from textual.strip import Strip
+from textual.visual import Visual
 from textual.widget import Widget
 
 from tui.screens.live.text import MUTED, Room, as_ascii
@@ -18,26 +23,44 @@ if TYPE_CHECKING:
     from tui.app import DroidTuneApp
 
 
+_NOTHING = Content("")
+
+
 class Block(Widget):
-    """Lines, painted anew only when they have changed."""
+    """Lines, each painted anew only when it has changed."""
 
     DEFAULT_CSS = "Block { width: 1fr; height: 1fr; text-wrap: nowrap; }"
     if TYPE_CHECKING:
         app: DroidTuneApp
 
+    auto_links = reactive(False)  # there are none, and to look for them costs a tenth of a line
+
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self.lines: tuple[Content, ...] = ()
+        self.painted = 0  # how many lines were rendered, over its life
 
     def put(self, lines: Sequence[Content]) -> None:
         """Show these lines."""
         new = tuple(as_ascii(each) for each in lines) if self.app.glyphs == "ascii" else tuple(lines)
-        if new != self.lines:
-            self.lines = new
-            self.refresh()
+        old, self.lines = self.lines, new
+        width = self.size.width
+        pairs = zip_longest(old, new, fillvalue=_NOTHING)
+        changed = [Region(0, row, width, 1) for row, (before, after) in enumerate(pairs) if not _same(before, after)]
+        if changed:
+            self.refresh(*(changed if width else ()))
 
-    def render(self) -> Content:
-        return Content("\n").join(self.lines)
+    def render_line(self, y: int) -> Strip:
+        """One painted line."""
+        self.painted += 1
+        width = self.size.width
+        content = self.lines[y] if y < len(self.lines) else _NOTHING
+        return Visual.to_strips(self, content, width, 1, self.visual_style)[0]
+
+
+def _same(left: Content, right: Content) -> bool:
+    """Whether they look alike; contents are equal to Textual where their text is, whatever its style."""
+    return left is right or (left.plain == right.plain and left.spans == right.spans)
 
 
 class View(Vertical):

@@ -126,7 +126,8 @@ def _gguf_row(name: str, path: Path) -> ModelRow:
     except InputError as error:
         return replace(row, obstacle=error.what, no_peak=error.what)
     row = _described(row, planned.config, planned.written(), str(path))
-    return replace(row, no_peak="a .gguf file is converted first; `droid-tune estimate` tells it")
+    told = ["a .gguf file is converted first; `droid-tune estimate` tells it", planned.note]
+    return replace(row, no_peak="; ".join(filter(None, told)))
 
 
 def _described(row: ModelRow, config: Mapping[str, Any], headers: Sequence[TensorHeader], where: str) -> ModelRow:

@@ -8,6 +8,9 @@ GGUF's blocks are of 32, too, so nothing is computed anew (ggml-common.h and ggm
     Q8_0   w = d * q           scale d, bias -128 d     q is signed: 128 is added
 
 d and m are float16 and stay so; -8 d and -128 d are exact, a power of two times d.
+
+Q6_K has no such layout: blocks of 256 numbers w = d * s * (q - 32), with a scale s of 8 bits for every 16 of them. Its numbers
+are computed, exactly: float32 has room for the 11 + 7 + 5 bits of the product.
 """
 
 from __future__ import annotations
@@ -20,9 +23,11 @@ import numpy.typing as npt
 
 from engine.gguf.header import GgufHeader
 from engine.gguf.plan import GROUP, Part
+from engine.gguf.tensor_types import UNPACKED
 
 Array = npt.NDArray[Any]
 _ITEMS = {"F16": "<f2", "BF16": "<u2", "F32": "<f4"}  # bfloat16 by its bits: numpy has none
+_Q6_K_BYTES = 210
 _CHUNK_BYTES = 4 << 20  # of the file, that are worked on at once
 
 
@@ -110,7 +115,7 @@ def _times(scale: Array, factor: int) -> Array:
 
 def _floats(rows: Array, kind: str, wanted: str) -> Array:
     """Numbers of one type as those of another, rounded to the nearest."""
-    numbers: Array = rows.view(_ITEMS[kind])
+    numbers: Array = _q6_k(rows) if kind == UNPACKED else rows.view(_ITEMS[kind])
     if kind == wanted:
         return numbers
     numbers = (numbers.astype("<u4") << 16).view("<f4") if kind == "BF16" else numbers.astype("<f4")
@@ -120,6 +125,23 @@ def _floats(rows: Array, kind: str, wanted: str) -> Array:
     with np.errstate(over="ignore"):
         rounded: Array = numbers.astype(_ITEMS[wanted])
     return rounded
+
+
+def _q6_k(rows: Array) -> Array:
+    """Numbers [rows, columns] of blocks [rows, bytes]. Of 256 numbers a block holds the low 4 bits in 128 bytes, the high 2 in
+    64, 16 scales, and d; each half of it in turn, and of a half's 128 numbers, j + 32 i for i = 0 ... 3:
+
+        low     byte j (i = 0), j + 32 (i = 1): its low bits; then their high bits (i = 2, 3)
+        high    byte j: bits 2 i and 2 i + 1
+    """
+    blocks = np.ascontiguousarray(rows).reshape(-1, _Q6_K_BYTES)
+    low = blocks[:, :128].reshape(-1, 2, 1, 64) >> np.array([[0], [4]], np.uint8) & 15  # [blocks, half, i // 2, 64]
+    high = blocks[:, 128:192].reshape(-1, 2, 1, 32) >> np.array([[0], [2], [4], [6]], np.uint8) & 3  # [blocks, half, i, 32]
+    numbers = (low.reshape(-1, 2, 4, 32) | high << 4).astype(np.int8) - np.int8(32)
+    scales = _halves(blocks, 208).astype("<f4")[:, None] * blocks[:, 192:208].view(np.int8)
+    with np.errstate(invalid="ignore"):  # what is no number is refused
+        found: Array = numbers.reshape(-1, 16, 16) * scales[..., None]
+    return found.reshape(rows.shape[0], -1)
 
 
 def _is_finite(array: Array, dtype: str) -> bool:

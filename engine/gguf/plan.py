@@ -4,6 +4,10 @@ The families are llama (which covers Mistral and SmolLM), qwen2 and qwen3. A fil
 these compute is refused by its name. Everything that is not quantised is held in one type, so that mlx computes in that type:
 bfloat16 or float32 where all matrices have it, else float16. What that costs: a number that float16 cannot hold (a float32
 norm, say) is rounded, by 2^-11 of it at most. Quantised blocks lose nothing: scales are float16 in the file too.
+
+Embedding and head may be Q6_K, which llama-quantize makes of them in files of other types. Its scales hold for 16 weights, and
+mlx's affine layout has groups of 32 and more: so these two are unpacked, exactly, and held as float16, rounded by 2^-11 as
+above. 8 bits in groups of 32 would be smaller by half, but would round by up to 2^-9 of the largest weight of a group.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from typing import Any
 
 from engine.gguf import rope
 from engine.gguf.header import GgufHeader, GgufTensor
-from engine.gguf.tensor_types import BITS, FLOATS, READ
+from engine.gguf.tensor_types import BITS, FLOATS, READ, UNPACKED
 from engine.model_files import TensorHeader
 
 GROUP = 32  # weights that share a scale, in a GGUF block and in what is written
@@ -38,6 +42,7 @@ _STRANGE: dict[str, tuple[float, ...]] = {
     "residual_scale": (0, 1),
     "pooling_type": (0,),
 }
+_TABLES = ("token_embd.weight", "output.weight")  # which may be Q6_K
 _AGAIN = "convert the model again with a current converter"
 
 
@@ -76,6 +81,13 @@ class Plan:
 
     def written(self) -> list[TensorHeader]:
         return [array for part in self.parts for array in part.written()]
+
+    @property
+    def note(self) -> str:
+        """What of the file is not held as it is packed there; "" where all is."""
+        found = [part for part in self.parts if part.source.type == UNPACKED]
+        names = " and ".join(part.source.name for part in found)
+        return f"{names} ({UNPACKED}) is held as {_TORCH_TYPES[found[0].dtype]}" if found else ""
 
 
 def plan(header: GgufHeader, divisors: Sequence[float] | None, special: dict[str, Any]) -> Plan:
@@ -208,12 +220,12 @@ def _expected(config: dict[str, Any]) -> Iterator[tuple[str, str, str, tuple[int
 
 
 def _check_types(header: GgufHeader, sources: Sequence[GgufTensor]) -> None:
-    unread = Counter(tensor.type for tensor in sources if tensor.type not in READ)
+    unread = [tensor for tensor in sources if tensor.type not in READ and (tensor.type != UNPACKED or tensor.name not in _TABLES)]
     if unread:
-        kind = next(iter(unread))
-        name = next(tensor.name for tensor in sources if tensor.type == kind)
-        remedy = f"take the Q8_0 or F16 file; or llama-quantize --pure to one of these types; read are {', '.join(READ)}"
-        raise header.refuse(f"has {', '.join(f'{n} {kind}' for kind, n in unread.items())} tensors ({name})", remedy)
+        counts = Counter(tensor.type for tensor in unread)
+        read = f"read are {', '.join(READ)}, and {UNPACKED} in {' and '.join(_TABLES)}"
+        remedy = f"take the Q8_0, Q4_0 or F16 file; or llama-quantize --pure to one of these types; {read}"
+        raise header.refuse(f"has {', '.join(f'{n} {kind}' for kind, n in counts.items())} tensors ({unread[0].name})", remedy)
     packed = next((tensor.name for tensor in sources if len(tensor.shape) != 2 and tensor.type not in FLOATS), None)
     if packed is not None:
         raise header.refuse(f"{packed} is quantised, but no matrix", _AGAIN)

@@ -41,3 +41,4 @@ TYPES: dict[int, tuple[str, int, int]] = {
 BITS = {"Q4_0": 4, "Q4_1": 4, "Q8_0": 8}  # quantised types that mlx's affine layout holds exactly, in groups of 32
 FLOATS = ("F16", "BF16", "F32")
 READ = (*BITS, *FLOATS)
+UNPACKED = "Q6_K"  # read where llama-quantize puts it whatever it is asked for, and made floating-point numbers

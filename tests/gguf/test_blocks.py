@@ -33,6 +33,45 @@ def raw_blocks(kind: str) -> np.ndarray:
     return blocks.reshape(ROWS, -1)
 
 
+def raw_q6_k(rows: int, blocks: int) -> np.ndarray:
+    """Random Q6_K blocks [rows, bytes]: every low and high bit and every scale occurs, d of both signs."""
+    draw = np.random.default_rng(2)
+    found = draw.integers(0, 256, (rows, blocks, 210), dtype=np.uint8)
+    found[..., 208:] = (draw.normal(size=(rows, blocks, 1)) * 1e-3).astype("<f2").view(np.uint8)
+    return found.reshape(rows, -1)
+
+
+@pytest.mark.parametrize(("wanted", "rows"), [("F32", 5), ("F16", 5), ("F16", 1), ("BF16", 3)])
+def test_q6_k_is_unpacked_exactly(wanted: str, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In float32 what gguf.quants has, to the bit; in 16 bits each number rounded to the nearest. A row at a time."""
+    monkeypatch.setattr("engine.gguf.blocks._CHUNK_BYTES", 600)
+    raw = raw_q6_k(rows, 2)
+    expected = quants.dequantize(raw, GGMLQuantizationType.Q6_K)
+    part = Part(GgufTensor("token_embd.weight", "Q6_K", (rows, 512), 3, raw.nbytes), "m", "weight", wanted, 0)
+    runs = list(converted(NO_HEADER, io.BytesIO(b"\0" * 3 + raw.tobytes()), part))
+    assert [first for _, first, _ in runs] == list(range(rows))
+    found = np.concatenate([numbers for _, _, numbers in runs])
+    assert [(header.name, header.dtype, header.shape) for header in part.written()] == [("m.weight", wanted, (rows, 512))]
+    assert found.nbytes == part.written()[0].bytes and (expected.min() < -1 or expected.max() > 1)
+    if wanted == "BF16":
+        found = (found.astype("<u4") << 16).view("<f4")
+        assert 0 < np.abs(found / np.where(expected == 0, 1, expected) - (expected != 0)).max() <= 2**-8
+    else:
+        assert np.array_equal(found, expected.astype(found.dtype)) and found.dtype == ("<f4" if wanted == "F32" else "<f2")
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), 60000.0])
+def test_a_q6_k_scale_that_is_none_is_refused(scale: float) -> None:
+    raw = raw_q6_k(1, 1)
+    raw[:, 208:] = np.array([scale], "<f2").view(np.uint8)
+    part = Part(GgufTensor("t", "Q6_K", (1, 256), 0, raw.nbytes), "m", "weight", "F16", 0)
+    with pytest.raises(InputError, match="t holds numbers that are none"):
+        list(converted(NO_HEADER, io.BytesIO(raw.tobytes()), part))
+    part = Part(GgufTensor("t", "Q6_K", (2, 256), 0, 2 * raw.nbytes), "m", "weight", "F16", 0)
+    with pytest.raises(InputError, match="shorter"):
+        list(converted(NO_HEADER, io.BytesIO(raw.tobytes()), part))
+
+
 def unpacked(weight: np.ndarray, bits: int) -> np.ndarray:
     """mlx's layout, element by element: the lowest bits of a word come first (mlx's documentation of `quantize`)."""
     per_word = 32 // bits

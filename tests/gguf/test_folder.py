@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections import namedtuple
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,14 +18,15 @@ from safetensors.numpy import load_file
 
 from engine import config as configs
 from engine import home
-from engine.api import preflight
 from engine.errors import InputError
 from engine.estimate import estimate
 from engine.gguf.folder import cached_folders, description, mlx_folder
 from engine.model_files import read_headers
 from engine.models.sources import with_weights
+from engine.preflight import preflight
+from engine.runs import control
 from engine.runs import record as records
-from engine.runs.journal import JournalWriter
+from engine.runs.journal import JournalReader, JournalWriter
 from tests.support.gguf_files import (
     TINY,
     file_bytes,
@@ -35,7 +37,7 @@ from tests.support.gguf_files import (
     tiny_weights,
     tokenizer_metadata,
 )
-from tests.support.live import events, finish, small_config
+from tests.support.live import await_condition, events, finish, small_config
 
 
 def demo_file(path: Path, kind: str = "Q8_0") -> Path:
@@ -233,8 +235,8 @@ async def test_a_run_straight_from_a_gguf_file(tmp_path: Path, _own_home: Path) 
     assert adapter["model"] == str(configs.model_folder(str(path)))
 
 
-def test_a_stop_ends_a_conversion(tmp_path: Path, _own_home: Path) -> None:
-    """Asked for while the worker loads: nothing is left, and the run can go on later."""
+def test_a_stop_ends_a_conversion_and_a_pause_holds_it(tmp_path: Path, _own_home: Path) -> None:
+    """Asked for while the worker loads: nothing is left, and the run can go on later. A pause is carried out there, too."""
     from engine.worker.companion import Companion, StopRequested
     from engine.worker.run import _weights
 
@@ -247,5 +249,21 @@ def test_a_stop_ends_a_conversion(tmp_path: Path, _own_home: Path) -> None:
             _weights(str(path), journal, companion)
         assert (companion.phase, cached_folders(home.models())) == ("converting", [])
         companion = Companion(record, journal, 0.0)
-        assert _weights(str(path), journal, companion) == cached_folders(home.models())[0].folder
-        assert (companion.phase, companion.bytes) == ("load", {})
+        record.update(state="starting")
+
+        def accept(verb: str) -> None:
+            control.send(record, verb)
+            for command in companion.inbox.poll():
+                companion._accept(command)
+
+        def go_on() -> None:
+            await_condition(lambda: record.summary().state == "paused", "the pause")
+            accept("resume")
+
+        accept("pause")
+        with ThreadPoolExecutor(1) as beside:
+            beside.submit(go_on)
+            assert _weights(str(path), journal, companion) == cached_folders(home.models())[0].folder
+        assert (companion.phase, companion.bytes) == ("load", {}) and record.summary().state == "starting"
+        told = [event.fields.get("name", event.type) for event in JournalReader(record.journal_file).read()]
+        assert [each for each in told if each != "command"] == ["converting", "paused", "resumed", "converting", "load"]

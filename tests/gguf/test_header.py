@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import struct
@@ -14,9 +15,11 @@ import pytest
 from gguf import GGUFReader
 
 from engine.errors import InputError
-from engine.gguf.folder import description
+from engine.gguf.folder import description, mlx_folder
 from engine.gguf.header import read_header
+from engine.gguf.plan import plan
 from engine.gguf.tensor_types import TYPES
+from engine.model_files import read_headers
 from tests.support.gguf_files import (
     NUMBERS,
     TINY,
@@ -161,7 +164,7 @@ def test_a_folder_a_pipe_and_nothing_are_no_files(tmp_path: Path) -> None:
 def test_400_hostile_files_are_read_or_refused_in_little_memory_and_time(tmp_path: Path) -> None:
     """A sound file of 24 kB, each time with some of its header's bytes changed, cut or repeated: lengths and counts become
     huge most of all. The description (config, tokenizer, plan of the weights) is made where the header can be read."""
-    sound = tiny_file(tmp_path / "sound.gguf", "Q4_0").read_bytes()
+    sound = wide_file(tmp_path / "sound.gguf", token_embd__weight="Q6_K").read_bytes()
     header_bytes = read_header(tmp_path / "sound.gguf").header_bytes
     lengths = [place for place in range(header_bytes - 8) if 0 < int.from_bytes(sound[place : place + 8], "little") < 1 << 17]
     draw = random.Random(0)
@@ -247,17 +250,33 @@ def test_what_is_not_read_is_refused_by_its_name(name: str, tmp_path: Path) -> N
     assert [*tmp_path.rglob("*.json")] == []
 
 
-def test_types_that_are_not_read_are_named_with_those_that_are(tmp_path: Path) -> None:
-    """A whole model whose embedding is Q6_K: what llama-quantize makes of it unless it is told otherwise."""
+def wide_file(path: Path, **others: str) -> Path:
+    """A tied llama as wide as a Q6_K block, of Q4_0; `others` are the types of some tensors, . written as __, all zero bytes."""
     config = {**TINY, "hidden_size": 256, "head_dim": 64}
-    tensors = model_tensors(tiny_weights(config), config, "Q8_0", {})
+    tensors = {each.name: each for each in model_tensors(tiny_weights(config), config, "Q4_0", {})}
+    sizes = {name: (block, size) for name, block, size in TYPES.values()}
+    for key, kind in others.items():
+        old = tensors[key.replace("__", ".")]
+        block, size = sizes[kind]
+        tensors[old.name] = Tensor(old.name, kind, old.shape, bytes(math.prod(old.shape) // block * size))
+    path.write_bytes(file_bytes(model_metadata(config) | tiny_tokenizer_metadata(), list(tensors.values())))
+    return path
+
+
+def test_types_that_are_not_read_are_named_with_those_that_are(tmp_path: Path) -> None:
+    """Q6_K is read in the embedding, where llama-quantize puts it unless it is told otherwise, and nowhere else."""
     assert TYPES[14] == ("Q6_K", 256, 210)
-    tensors[0] = Tensor("token_embd.weight", "Q6_K", (4, 256), bytes(4 * 210))
-    path = tmp_path / "m.gguf"
-    path.write_bytes(file_bytes(model_metadata(config) | tiny_tokenizer_metadata(), tensors))
-    with pytest.raises(InputError, match=r"has 1 Q6_K tensors \(token_embd.weight\)") as caught:
+    path = wide_file(tmp_path / "m.gguf", token_embd__weight="Q6_K", blk__0__attn_v__weight="Q6_K")
+    with pytest.raises(InputError, match=r"has 1 Q6_K tensors \(blk.0.attn_v.weight\)") as caught:
         description(path, tmp_path / "cache")
-    assert "read are Q4_0, Q4_1, Q8_0, F16, BF16, F32" in caught.value.remedy
+    assert "read are Q4_0, Q4_1, Q8_0, F16, BF16, F32, and Q6_K in token_embd.weight" in caught.value.remedy
+    folder = description(wide_file(path, token_embd__weight="Q6_K"), tmp_path / "cache")
+    [embedding] = [header for header in read_headers(folder) if header.name.startswith("model.embed_tokens.")]
+    assert (embedding.dtype, embedding.shape) == ("F16", (4, 256))
+    planned = plan(read_header(path), None, {})
+    assert planned.note == "token_embd.weight (Q6_K) is held as float16"
+    assert plan(read_header(wide_file(path)), None, {}).note == ""
+    assert mlx_folder(wide_file(path, token_embd__weight="Q6_K"), tmp_path / "cache").is_dir()
 
 
 def test_a_tensor_too_many_or_too_few_is_named(tmp_path: Path) -> None:

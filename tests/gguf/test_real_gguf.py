@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from engine.blas import blas_environment
 from engine.gguf.folder import mlx_folder
 from tests.gguf.test_tokenizer import nasty_texts
+from tests.support.five import all_five
 from tests.test_real_model import CACHE, smollm2  # noqa: F401 - a fixture
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(900)]
@@ -69,30 +70,10 @@ def test_ids_weights_and_logits_are_those_of_the_folder(smollm2: Path, gguf_file
 
 
 @pytest.mark.long
-def test_validate_estimate_and_two_steps_straight_from_the_file(gguf_file: Path, tmp_path: Path) -> None:
-    """Quantised weights have no fast kernel on a CPU, so this trains the last layer on four short completions."""
-    config = {
-        "model": str(gguf_file),
-        "method": "grpo",
-        "data": {"train": "datasets/arithmetic.jsonl"},
-        "rewards": [{"name": "number"}],
-        "adapter": {"layers": 1, "rank": 4},
-        "sampling": {"prompts_per_step": 1, "group_size": 2, "max_prompt_tokens": 64, "max_completion_tokens": 4},
-        "run": {"steps": 2, "eval_every": 2, "eval_rows": 1, "checkpoint_every": 2},
-    }
-    (tmp_path / "config.yaml").write_text(json.dumps(config))
-    environment = {**os.environ, "DROID_TUNE_HOME": str(tmp_path / "home")}
-
-    def droid_tune(*arguments: str) -> str:
-        command = [sys.executable, "-P", "-m", "tui", *arguments, "--json"]
-        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=800, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    assert json.loads(droid_tune("validate", "datasets/arithmetic.jsonl", "--model", str(gguf_file)))["verdict"] == "ready"
-    estimated = json.loads(droid_tune("estimate", "config.yaml"))
+def test_validate_estimate_train_export_and_chat_straight_from_the_file(gguf_file: Path, tmp_path: Path) -> None:
+    estimated, _, made = all_five(gguf_file, tmp_path)
     assert 110e6 < estimated["weights_bytes"] < 120e6  # 4.5 bits of each weight, float32 scales
-    assert not (tmp_path / "home" / "models").is_dir() or not [*(tmp_path / "home" / "models").glob("Smol*")]
-    state = json.loads(droid_tune("train", "config.yaml"))
-    assert (state["state"], state["step"]) == ("finished", 2)
-    assert [*(tmp_path / "home" / "models").glob("SmolLM2-135M-Instruct.Q4_1-*/model.safetensors")]
+    [folder] = (tmp_path / "home" / "models").glob("SmolLM2-135M-Instruct.Q4_1-*")
+    assert (folder / "model.safetensors").is_file()
+    adapter = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert adapter["model"] == str(folder) and made["kind"] == "adapter"

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from engine import config as configs
 from engine import hardware, home, share
-from engine.api import Engine, preflight
+from engine.api import Engine
 from engine.cli.app import app
 from engine.cli.models import lines
 from engine.errors import InputError
@@ -23,6 +23,7 @@ from engine.estimate import estimate
 from engine.gguf.folder import mlx_folder
 from engine.model_list import ModelRow, rows
 from engine.models import sources
+from engine.preflight import preflight
 from tests.support.gguf_files import tiny_file
 from tests.support.live import small_config
 

@@ -6,18 +6,24 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx_lm.tuner.utils import load_adapters
+from mlx_lm.utils import load
 
 from engine.config import AdapterConfig, ChatConfig, QuantizeConfig, RunConfig
 from engine.data.template import ChatTokenizer
 from engine.errors import InputError
 from engine.memory import Plan
 from engine.types import Message
+from engine.worker import quantised
 from engine.worker.blank import Shape, write_blank_model
-from engine.worker.model import Policy, adapter_config, load_policy
+from engine.worker.fusing import fuse
+from engine.worker.model import Policy, adapter_config, load_policy, quantise
 from engine.worker.trees import flat
 from tests.support.families import write_family
 
@@ -66,8 +72,6 @@ def test_what_cannot_be_quantised_is_refused(model: Path) -> None:
     bits = QuantizeConfig(bits=4, group_size=32)
     once = load_policy(model, AdapterConfig(), 0, quantize=bits)
     assert any(hasattr(module, "bits") for _, module in once.model.named_modules())
-    from engine.worker.model import quantise
-
     with pytest.raises(InputError, match="quantised already"):
         quantise(once.model, bits, "m")
 
@@ -147,3 +151,116 @@ def test_a_family_that_cannot_batch_is_decoded_row_by_row_with_the_same_draws(mo
     policy = load_policy(model, AdapterConfig(), 0)
     policy.decoding = replace(policy.decoding, mode="alone")
     assert apart(policy, ("Hi", "A longer prompt"), 2, 8, 1.0)[0] <= LIMIT
+
+
+KINDS = [(4, 32, "affine"), (8, 64, "affine"), (3, 64, "affine"), (4, 32, "mxfp4"), (8, 32, "mxfp8")]
+
+
+def rows_model(bits: int, group_size: int, mode: str) -> nn.Module:
+    """An embedding that is the head too, and a linear module with a bias between: 320 and 64 rows of 128 numbers."""
+    mx.random.seed(bits)
+    model = nn.Sequential(nn.Embedding(320, 128), nn.Linear(128, 128))
+    model.layers[1].bias = mx.random.normal((128,))
+    nn.quantize(model, group_size=group_size, bits=bits, mode=mode)
+    return model
+
+
+@pytest.mark.parametrize(("bits", "group_size", "mode"), KINDS)
+def test_many_rows_go_through_blas_with_the_same_numbers(
+    bits: int, group_size: int, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Values and the gradient of x are those of mlx's own product to 1e-5, in blocks of 4096 numbers (32 rows of 128). An x of
+    too few rows goes through mlx's own product: the same bits. Unpacked blocks are mx.dequantize's, bit for bit."""
+    monkeypatch.setattr(quantised, "BLOCK_NUMBERS", 4096)
+    model = rows_model(bits, group_size, mode)
+    least = quantised.least_rows(bits, mode)
+    many, few = (mx.random.normal((1, rows, 128)) for rows in (least, least - 1))
+    slope = mx.random.normal((1, least, 320))
+
+    def run(x: mx.array) -> mx.array:
+        return model.layers[0].as_linear(model.layers[1](x))
+
+    own, stock_few = [*mx.vjp(run, [many], [slope])[0], *mx.vjp(run, [many], [slope])[1]], run(few)
+    mx.eval(own, stock_few)
+    quantised.use_blas(model)
+    assert isinstance(model.layers[1], nn.QuantizedLinear) and isinstance(model.layers[0], nn.QuantizedEmbedding)
+    fast = [*mx.vjp(run, [many], [slope])[0], *mx.vjp(run, [many], [slope])[1]]
+    for ours, theirs in zip(fast, own, strict=True):
+        assert (mx.linalg.norm(ours - theirs) / mx.linalg.norm(theirs)).item() < 1e-5
+        assert not mx.array_equal(ours, theirs).item()  # another order of summing: BLAS did it
+    assert mx.array_equal(run(few), stock_few).item()
+    linear = model.layers[1]
+    whole = mx.dequantize(linear.weight, linear.scales, linear.get("biases"), group_size, bits, mode, dtype=mx.float32)
+    assert [block.stop - block.start for block in quantised._blocks(linear)] == [32] * 4
+    rows = [quantised._unpacked(linear, block, many) for block in quantised._blocks(linear)]
+    assert mx.array_equal(mx.concatenate(rows), whole).item()
+
+
+def test_a_gpu_keeps_its_own_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where mlx's default device is no CPU the modules stay mlx's own (the device is said to be one: there is none here)."""
+    model = rows_model(4, 32, "affine")
+    monkeypatch.setattr("engine.worker.quantised.mx.default_device", lambda: SimpleNamespace(type=mx.DeviceType.gpu))
+    quantised.use_blas(model)
+    assert type(model.layers[0]) is nn.QuantizedEmbedding and type(model.layers[1]) is nn.QuantizedLinear
+    monkeypatch.undo()
+    quantised.use_blas(model)
+    assert type(model.layers[0]) is quantised.RowsEmbedding and type(model.layers[1]) is quantised.RowsLinear
+
+
+def test_no_more_than_a_few_blocks_are_unpacked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A head of 8192 x 256 numbers is 8.4 MB in float32, in 64 blocks of 131 kB. Forward and backward of 4 rows hold what mlx
+    makes of some blocks that it starts ahead, a third of it at most; were they not to wait for one another, they would hold more
+    than half of it."""
+    monkeypatch.setattr(quantised, "BLOCK_NUMBERS", 1 << 15)
+    model = nn.Embedding(8192, 256).to_quantized(32, 4)
+    mx.eval(model.parameters())
+    quantised.use_blas(model)
+    x = mx.random.normal((4, 256))
+
+    def peak() -> int:
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        mx.eval(mx.value_and_grad(lambda x: mx.logsumexp(model.as_linear(x), axis=-1).sum())(x))
+        return mx.get_peak_memory() - before
+
+    peak()
+    found = max(peak() for _ in range(3))
+    assert found < 8192 * 256 * 4 / 3, found
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+def test_an_adapter_on_packed_weights_is_kept_taken_off_and_fused(kind: str, model: Path, tmp_path: Path) -> None:
+    """Gradients are those of mlx's own product; the reference is the model without its adapter; saved weights are read by a
+    policy and by mlx_lm's load_adapters; fused and dequantised it has plain modules and the same logits."""
+    quantize = QuantizeConfig(bits=4, group_size=32)
+    policy = load_policy(model, AdapterConfig.model_validate({"type": kind, "rank": 4}), 0, quantize=quantize)
+    base = np.array(policy.model(TOKENS))
+    assert any(type(module) is quantised.RowsLinear for _, module in policy.model.named_modules())
+    nudge(policy)
+    tuned = np.array(policy.model(TOKENS))
+    with policy.reference():
+        np.testing.assert_array_equal(np.array(policy.model(TOKENS)), base)
+
+    def gradient() -> dict[str, mx.array]:
+        return flat(nn.value_and_grad(policy.model, lambda m: (m(TOKENS) ** 2).mean())(policy.model)[1])
+
+    fast = gradient()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quantised, "_is_worth_unpacking", lambda *_: False)
+        stock, plain = gradient(), np.array(policy.model(TOKENS))
+        mx.eval(stock)
+    assert np.abs(tuned - plain).max() < 1e-4
+    scale = sum(mx.square(value).sum().item() for value in stock.values()) ** 0.5
+    gap = sum(mx.square(value - fast[name]).sum().item() for name, value in stock.items()) ** 0.5
+    assert 0 < gap < 1e-5 * scale
+    folder = saved(policy, tmp_path / "adapter")
+    again = load_policy(
+        model, AdapterConfig.model_validate({"type": kind, "rank": 4, "start_from": str(folder)}), 1, quantize=quantize
+    )
+    np.testing.assert_array_equal(np.array(again.model(TOKENS)), tuned)
+    bare = load(str(model))[0]
+    quantise(bare, quantize, "m")
+    assert np.abs(np.array(load_adapters(bare, str(folder))(TOKENS)) - tuned).max() < 1e-4
+    fuse(policy.model, True, lambda *_: None)
+    assert not any(hasattr(module, "bits") for _, module in policy.model.named_modules())
+    assert np.abs(np.array(policy.model(TOKENS)) - tuned).max() < 1e-4

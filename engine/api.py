@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import shutil
 import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -17,20 +16,17 @@ from pathlib import Path
 from time import time
 from typing import Any, Literal
 
-from engine import config as configs
-from engine import data_check, hardware, home, methods, model_list, model_names, selftest
+from engine import data_check, hardware, home, measuring, method_costs, methods, model_list, model_names, selftest
 from engine import estimate as estimates
 from engine.config import RewardConfig, RunConfig
 from engine.data import convert as conversion
-from engine.data import formats, samples, sources, validate
-from engine.data.template import ChatTokenizer
+from engine.data import samples
 from engine.data.validate import DataReport
 from engine.errors import InputError
-from engine.memory import Plan
+from engine.method_costs import MethodCost
 from engine.methods import Method
 from engine.model_list import ModelRow
-from engine.models import sources as model_sources
-from engine.rewards import process as reward_process
+from engine.preflight import preflight
 from engine.runs import control, journal, launch, record
 from engine.runs.journal import Event, JournalReader, JournalWriter
 from engine.runs.record import ENDED, RunRecord, lock_is_held
@@ -126,8 +122,39 @@ class Engine:
             cancelled.set()
 
     async def estimate(self, config: RunConfig) -> estimates.Estimate:
-        """Memory and time of the run, before anything is loaded. Raises InputError."""
-        return await asyncio.to_thread(estimates.estimate, config)
+        """Memory and time of the run, before anything is loaded: its time only where this machine's rates were measured. Raises
+        InputError."""
+
+        def found() -> estimates.Estimate:
+            known = hardware.facts()
+            return estimates.estimate(config, known, measuring.known_rates(self.home, known))
+
+        return await asyncio.to_thread(found)
+
+    async def method_costs(self, config: RunConfig) -> tuple[MethodCost, ...]:
+        """What each method would cost in place of the config's own. Raises InputError."""
+
+        def found() -> tuple[MethodCost, ...]:
+            known = hardware.facts()
+            return method_costs.method_costs(config, measuring.known_rates(self.home, known), known)
+
+        return await asyncio.to_thread(found)
+
+    def has_rates(self) -> bool:
+        """Whether this machine's rates, which times are estimated from, were measured. Raises InputError."""
+        return measuring.known_rates(self.home) is not None
+
+    async def measure_rates(self, told: measuring.Told = lambda text: None) -> None:
+        """Measure this machine's rates in a worker, a few seconds, and keep them; `told` hears of the progress. Raises
+        InputError."""
+        await measuring.measure_rates(self.home, told)
+
+    async def measure_step(self, config: RunConfig, told: measuring.Told = lambda text: None) -> measuring.MeasuredStep:
+        """Run one step of the config outside any run, and set it beside its prediction; rates are measured first where there are
+        none. Raises InputError for all that would fail a run at its start."""
+        rates = await asyncio.to_thread(measuring.known_rates, self.home) or await measuring.measure_rates(self.home, told)
+        checked, _ = await asyncio.to_thread(preflight, config)
+        return await measuring.measure_step(checked, self.home, rates, told)
 
     async def selftest(self, model: str, on_result: Callable[[CheckResult], None]) -> Report:
         """Check the numerics of `model` (a folder, an HF id on this machine or `demo`) on this machine's device; `on_result` is
@@ -188,6 +215,8 @@ class Engine:
                     method=config.method,
                     model=model_names.plain(config.model),
                     steps=config.run.steps,
+                    eval_every=config.run.eval_every,
+                    predicted_seconds=self._predicted(config),
                     config_sha256=hashlib.sha256(made.config_file.read_bytes()).hexdigest(),
                     data_sha256=data_sha256,
                 )
@@ -199,6 +228,12 @@ class Engine:
             remedy = "free the disk, or point DROID_TUNE_HOME at a folder of yours"
             raise InputError(f"cannot start the run: {error.strerror}", where=str(self.home), remedy=remedy) from error
         return Run(made)
+
+    def _predicted(self, config: RunConfig) -> dict[str, float]:
+        """Seconds of a step and of an evaluation, at most; {} where this machine's rates or the model's sizes are not known."""
+        rates = measuring.known_rates(self.home)
+        time = None if rates is None else estimates.time_of(config, rates)
+        return {} if time is None else {"step": time.step, "eval": time.evaluation}
 
 
 class Run:
@@ -275,44 +310,3 @@ class Run:
 
     def _worker_is_gone(self) -> bool:
         return not lock_is_held(self.record) and summarise(self.record).state in (*ENDED, "lost", "damaged")
-
-
-def preflight(config: RunConfig) -> tuple[RunConfig, str]:
-    """The config as it will run, and the sha256 of its training file. Raises InputError for anything that would fail later.
-
-    The config is read again as YAML, since one made in code has not been through the checks of a file.
-    """
-    config = sources.pinned(configs.parse(configs.dump(config), base=Path.cwd()).config)
-    config = config.model_copy(update={"model": model_sources.fixed(config.model)})
-    data = formats.load_training_data(config)
-    _check_model(config, data)
-    if methods.method(config.method).kind == "rl":
-        reward_process.check(config.rewards, set.intersection(*(_columns(file) for file in data.files)))
-    launch.worker_environment(os.environ, {})
-    return config, data.files[0].sha256
-
-
-def _check_model(config: RunConfig, data: formats.TrainingData) -> None:
-    """InputError for a damaged model folder, an adapter that fits nothing in it, and data without a row within the limits."""
-    folder = configs.model_folder(config.model)
-    model_sources.check_fetch(folder)
-    plan = Plan(config, hardware.facts().backend)  # reads config.json and every weight file's header
-    if config.adapter.keys is not None and not plan.is_full:
-        _ = plan.adapted
-    tokenizer, sampling = ChatTokenizer(folder, config.chat), config.sampling
-    is_supervised = methods.method(config.method).kind == "sft"
-    for examples, path in ((data.train, config.data.train), (data.held_out, config.data.valid or config.data.train)):
-        validate.require_one_within(
-            examples,
-            tokenizer,
-            max_prompt_tokens=sampling.max_prompt_tokens,
-            max_completion_tokens=sampling.max_completion_tokens if is_supervised else None,
-            targets=config.data.targets,
-            where=path,
-        )
-
-
-def _columns(file: formats.DataSet) -> set[str]:
-    """The names that a reward can ask for."""
-    names = {name for example in file.examples for name in example.columns}
-    return names | {"answer"} if any(example.answer is not None for example in file.examples) else names

@@ -21,6 +21,7 @@ from engine.cli.bench import bench
 from engine.cli.chat import chat
 from engine.cli.convert import convert
 from engine.cli.doctor import doctor
+from engine.cli.estimate import estimate
 from engine.cli.export import export
 from engine.cli.generate import generate
 from engine.cli.models import models
@@ -184,14 +185,7 @@ def list_methods(as_json: Json = False) -> None:
         _print(screens.methods(tuple(methods.METHODS.values())))
 
 
-@app.command()
-def estimate(config: ConfigFile, settings: Settings = None, as_json: Json = False) -> None:
-    """Say what a run will need in memory, computed from the model's config.json and file headers; nothing is loaded."""
-    found = _run(Engine().estimate(loading.load(config, settings, None).config))
-    if as_json:
-        _json(found.as_dict())
-    else:
-        _print(screens.estimate(found))
+app.command()(estimate)
 
 
 @app.command()

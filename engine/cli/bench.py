@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import difflib
 import json
 import os
@@ -15,9 +14,10 @@ import typer
 
 from engine import config as configs
 from engine import hardware, home, methods
-from engine.cli import bench_lines
+from engine.cli import bench_lines, leaving
 from engine.cli.bench_app import app as bench_app
 from engine.errors import InputError
+from engine.models.sources import present
 from engine.runs import launch
 from engine.safe_text import safe_text
 from engine.takehome import asking
@@ -78,12 +78,8 @@ def bench(
     check(wanted, settings, seconds)
     if model is not None:
         model = configs.model_path(model, Path.cwd())
-        configs.model_folder(model)  # an error now, not when a worker has started
-    try:
-        found = asyncio.run(_measured(wanted, model, settings, seconds))
-    except KeyboardInterrupt:
-        print("\nleft; nothing is kept of this benchmark", file=sys.stderr)
-        raise typer.Exit(130) from None
+        present(model)  # an error now, not when a worker has started
+    found = leaving.run(_measured(wanted, model, settings, seconds), "nothing is kept of this benchmark")
     print(json.dumps(found, indent=1, ensure_ascii=False) if as_json else "\n".join(bench_lines.lines(found)))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing
@@ -210,6 +211,8 @@ def _typed(said: Conversation) -> Iterator[str]:
     """Lines as they are typed, until ctrl+d; ctrl+c gives up the line."""
     import readline  # noqa: F401 - deferred: gives `input` its line editing and history
 
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # inherited, as of a shell's background job; a key sends it here
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     print("a line is a message; /help lists commands, ctrl+d leaves", flush=True)
     while True:
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import Annotated, cast
@@ -10,7 +9,7 @@ from typing import Annotated, cast
 import typer
 
 from engine.api import Engine
-from engine.cli import phases
+from engine.cli import leaving, phases
 from engine.figures import size
 from engine.safe_text import safe_text
 from engine.takehome import card
@@ -47,7 +46,8 @@ def export(
     """
     settings = {"bits": bits, "group_size": group_size, "dequantize": dequantize, "force": force}
     with phases.shown(hidden=as_json) as on_phase:
-        made = asyncio.run(Engine().export(run, cast(Kind, to), out, checkpoint=checkpoint, on_phase=on_phase, **settings))
+        work = Engine().export(run, cast(Kind, to), out, checkpoint=checkpoint, on_phase=on_phase, **settings)
+        made = leaving.run(work, "nothing is kept of this export")
     print(json.dumps(made.as_dict(), indent=1, ensure_ascii=False) if as_json else "\n".join(said(made)))
 
 

@@ -9,7 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from engine.estimate import Estimate
 from engine.figures import STATE_GLYPHS, duration, number, size
 from engine.methods import Method
 from engine.runs.state import RunState
@@ -59,43 +58,6 @@ def _option(value: object) -> str:
     return "no bound" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def estimate(found: Estimate) -> list[str]:
-    """The memory plan: each phase's peak in its parts, the phase that binds first, and what was taken for granted."""
-    held = [
-        ("weights", found.weights_bytes),
-        ("adapter", found.adapter_bytes),
-        ("optimizer", found.optimizer_bytes),
-        ("reference", found.reference_bytes),
-    ]
-    phases = [
-        (
-            "update",
-            found.update_peak_bytes,
-            [("activations", found.activation_bytes), ("logits", found.logits_bytes), ("gradient", found.gradient_bytes)],
-        )
-    ]
-    if found.rollout_peak_bytes is not None:
-        phases.append(
-            ("rollout", found.rollout_peak_bytes, [("kv cache", found.cache_bytes), ("logits", found.rollout_logits_bytes)])
-        )
-    phases.sort(key=lambda phase: phase[0] != found.binding_phase)
-    verdict = "✓ fits" if found.fits else "✕ does not fit"
-    rows = [["held throughout", ""], *([f"  {name}", size(count)] for name, count in held if count)]
-    for name, peak, parts in phases:
-        rows += [[f"peak of the {name}", size(peak)], *([f"  {part}", size(count)] for part, count in parts if count)]
-    return [
-        f"peak {size(found.peak_bytes)} of {size(found.limit_bytes)} allowed, in the {found.binding_phase}  {verdict}",
-        "",
-        *table(rows, right=(1,)),
-        "",
-        f"trains   {found.trainable_parameters:,} parameters in micro-batches of {found.micro_batch_rows} rows, "
-        f"{found.dtype} on {found.backend}",
-        *([f"fetches  {size(found.fetch_bytes)} of weights, when the run starts"] if found.fetch_bytes else []),
-        f"note     {found.seconds_reason}",
-        *(f"assumed  {line}" for line in found.assumptions),
-    ]
-
-
 def runs(rows: Sequence[RunSummary]) -> list[str]:
     """The list of runs, or what to do when there is none."""
     if not rows:
@@ -137,7 +99,11 @@ def status(state: RunState, folder: Path) -> list[str]:
         lines.append(f"phase     {state.phase.name}, {duration(time.time() - state.phase.t)} in it")
         if state.phase.progress is not None:
             lines.append(f"bytes     {progress(state.phase.progress)}")
-    lines.append(f"speed     {number(state.step_seconds())} s a step, {duration(state.eta_seconds())} to go")
+    seconds, left = state.step_seconds(), duration(state.eta_seconds())
+    if seconds is None and state.predicted:
+        lines.append(f"speed     no step measured yet; {left} to go at most, as estimated")
+    else:
+        lines.append(f"speed     {number(seconds)} s a step, {left} to go, evaluations counted")
     lines += [
         f"{name:<9} {number(entry.last, 4)} at step {entry.steps[-1]}" for name, entry in state.series.items() if "." not in name
     ]

@@ -13,9 +13,9 @@ from pathlib import Path
 from engine import home, share
 from engine.cache_folders import source
 from engine.errors import InputError
-from engine.model_files import PLANNED
+from engine.model_files import PLANNED, read_json
 from engine.model_names import model_id
-from engine.models import places
+from engine.models import families, places
 
 Progress = Callable[[int, int], None]  # bytes that are here, bytes of all; whatever it raises ends the work
 
@@ -78,6 +78,13 @@ def check_fetch(folder: Path) -> None:
         from engine.models import remote
 
         remote.check_fetch(folder)
+
+
+def check_family(folder: Path) -> None:
+    """InputError where the installed mlx_lm does not have the family of the model in `folder`, or that brings its own code."""
+    refused = families.refusal(read_json(folder / "config.json"), str(folder))
+    if refused is not None:
+        raise refused
 
 
 def present(value: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,10 @@ def _created(state: RunState, event: Event) -> bool:
     state.id, state.name = _text(fields, "id"), _text(fields, "name")
     state.method, state.model = _text(fields, "method"), _text(fields, "model")
     state.steps = _integer(fields, "steps")
+    every, predicted = _integer(fields, "eval_every"), fields.get("predicted_seconds")
+    state.eval_every = every if every is not None and every > 0 else None
+    seconds = {key: number(value) for key, value in predicted.items()} if isinstance(predicted, dict) else {}
+    state.predicted = {key: value for key, value in seconds.items() if value is not None and 0 < value < math.inf}
     state.digests = {key: fields[key] for key in ("config_sha256", "data_sha256") if isinstance(fields.get(key), str)}
     return True
 
@@ -48,6 +53,8 @@ def _phase(state: RunState, event: Event) -> bool:
     state.phase = Phase(name, _integer(event.fields, "step"), _integer(event.fields, "update"), event.t, progress)
     if name not in STARTING:
         _running(state)
+    elif state.state == "running":  # paused while it was starting, and un-paused: it still is
+        state.state = "starting"
     return True
 
 

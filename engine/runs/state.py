@@ -7,6 +7,8 @@ watch a newer worker.
 from __future__ import annotations
 
 import statistics
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -33,6 +35,8 @@ class RunState:
     state_t: float | None = None  # since when, or the start of the newest worker
     step: int = 0  # last finished step
     steps: int | None = None
+    eval_every: int | None = None  # steps between evaluations; runs of older versions do not say
+    predicted: dict[str, float] = field(default_factory=dict)  # seconds of a step and of an eval, estimated at the start
     pid: int | None = None
     phase: Phase | None = None
     seq: int = 0  # of the newest event
@@ -94,10 +98,30 @@ class RunState:
         total = self.series.get("seconds.total")
         return statistics.median(total.values[-STEPS_MEASURED:]) if total else None
 
+    def eval_seconds(self) -> float | None:
+        """Seconds of the latest evaluation; None while none was measured."""
+        measured = self.held_out.get("seconds.eval")
+        return measured.last if measured else None
+
+    def evaluations_left(self) -> int:
+        """Evaluations still to come, the one after the last step among them; 0 where the number of steps is not known."""
+        if self.steps is None or self.steps < self.step:
+            return 0
+        done = max((series.steps for series in self.held_out.values()), key=len, default=array("q"))
+        every = self.eval_every or (done[-1] - done[-2] if len(done) > 1 else self.steps) or 1
+        # its multiples from this step on, and the last step
+        due = self.steps // every - (self.step - 1) // every + (self.steps % every > 0)
+        return max(0, due - (len(done) - bisect_left(done, self.step)))
+
     def eta_seconds(self) -> float | None:
-        """Seconds that the remaining steps will take, evaluations left out; None while no step was measured."""
-        seconds = self.step_seconds()
-        return None if seconds is None or self.steps is None else max(0, self.steps - self.step) * seconds
+        """Seconds that the remaining steps and evaluations will take: by those that were measured, before that by the estimate at
+        the start. None while neither is known. What has passed of a step under way is not taken off."""
+        step, evaluation = self.step_seconds(), self.eval_seconds()
+        step = self.predicted.get("step") if step is None else step
+        evaluation = self.predicted.get("eval") if evaluation is None else evaluation
+        if step is None or self.steps is None:
+            return None
+        return max(0, self.steps - self.step) * step + self.evaluations_left() * (evaluation or 0.0)
 
     def as_dict(self) -> dict[str, Any]:
         """The state for `--json`: latest values in place of whole series, non-finite numbers as strings."""
@@ -119,6 +143,8 @@ class RunState:
             "last_heartbeat_t": self.last_heartbeat_t,
             "resumes": self.resumes,
             "step_seconds": jsonable(self.step_seconds()),
+            "eval_seconds": jsonable(self.eval_seconds()),
+            "evaluations_left": self.evaluations_left(),
             "eta_seconds": jsonable(self.eta_seconds()),
             "metrics": _latest(self.series),
             "held_out": _latest(self.held_out),

@@ -22,6 +22,7 @@ from engine import methods
 from engine.config import RunConfig
 from engine.errors import InputError
 from engine.model_names import plain
+from engine.models.places import lm_studio_folders
 from engine.runs import launch, record
 from engine.runs.record import RunRecord
 from engine.runs.state import RunState
@@ -29,11 +30,18 @@ from engine.takehome import asking, card
 from engine.takehome.choice import Chosen
 from engine.takehome.generate import folded, is_plain_text, opening
 from engine.takehome.kinds import EIGHT_BITS, EXACT, HALF, Difference, Exported, Job
+from engine.use_command import chat_options
 
 PROVENANCE = "droid-tune.json"  # in every export: what it is of; what has it may be replaced by another export
 PUBLISHER = "droid-tune"  # the folder of LM Studio under which its models are listed
 _PROMPT = "YOUR PROMPT"
-_ABOUT = ("model", "quantize", "tokens", "chat", "stops", "own_chat")  # what one worker says for the other
+_NO_ADAPTER = (
+    "the run added tokens to the model: mlx_lm's adapter layout has no place for their rows, and its base's tokenizer would read "
+    "them in pieces"
+)
+_INSTEAD = "use --to fused (or lmstudio, gguf); to train on from it: adapter.start_from: {}"
+# what one worker says for the other
+ABOUT = ("model", "quantize", "tokens", "chat", "stops", "added", "added_tokens", "own_chat")
 
 OnPhase = Callable[[str, int, int], None]
 
@@ -54,6 +62,8 @@ async def export(
     if len({job.out for job in jobs}) < len(jobs):
         raise InputError("two exports would be one folder", where=str(jobs[0].out), remedy="give each an --out of its own")
     config = configs.load(found.config_file).config
+    if config.chat.add_tokens and any(job.kind == "adapter" for job in jobs):
+        raise InputError(_NO_ADAPTER, where="--to adapter", remedy=_INSTEAD.format(found.adapters_dir))
     chosen, request, environment = await asyncio.to_thread(opening, found, checkpoint)
     for job in jobs:
         _check_target(job)
@@ -87,12 +97,12 @@ def default_out(kind: str, run_id: str, here: Path) -> Path:
 
 def lmstudio_models() -> Path:
     """The folder in which LM Studio looks for models. Raises InputError where there is none."""
-    homes = (Path.home() / ".lmstudio", Path.home() / ".cache" / "lm-studio")
-    for folder in homes:
-        if folder.is_dir():
-            return folder / "models"
-    remedy = "start LM Studio once, so that it makes its folder, or name one: --out FOLDER/PUBLISHER/NAME"
-    raise InputError("LM Studio has no folder on this machine", where=str(homes[0]), remedy=remedy)
+    folders = lm_studio_folders()
+    found = next((folder for folder in folders if folder.parent.is_dir()), None)
+    if found is None:
+        remedy = "start LM Studio once, so that it makes its folder, or name one: --out FOLDER/PUBLISHER/NAME"
+        raise InputError("LM Studio has no folder on this machine", where=str(folders[0].parent), remedy=remedy)
+    return found
 
 
 class _Heard:
@@ -125,7 +135,7 @@ def _verifying(request: Mapping[str, Any], heard: _Heard, probe: Path) -> dict[s
         {**job, "file": heard.written[number].get("file"), "cache": str(probe / "models")}
         for number, job in enumerate(request["jobs"])
     ]
-    return {"probe": request["probe"], "jobs": jobs, **{key: heard.done[key] for key in _ABOUT}}
+    return {"probe": request["probe"], "jobs": jobs, **{key: heard.done[key] for key in ABOUT}}
 
 
 def _judged(job: Job, heard: _Heard, number: int, state: RunState, config: RunConfig, chosen: Chosen, aside: Path) -> Exported:
@@ -166,6 +176,8 @@ def _judged(job: Job, heard: _Heard, number: int, state: RunState, config: RunCo
 def _notes(job: Job, config: RunConfig, chosen: Chosen) -> Iterator[str]:
     if chosen.name == "best" and chosen.step == 0:
         yield "No evaluation was better than the one before step 1: this is the base model; --checkpoint last is trained."
+    if config.chat.add_tokens:
+        yield f"It has tokens that its base has not, each one id: {', '.join(config.chat.add_tokens)}."
     if job.kind != "adapter":
         return
     if config.quantize.bits is not None:
@@ -184,11 +196,7 @@ def _command(job: Job, config: RunConfig, model: str, written: Mapping[str, Any]
         return shlex.join(["llama-cli", "-m", str(job.out / written["file"]), *(["-no-cnv"] if is_text else []), "-p", _PROMPT])
     parts = ["--model", str(job.out)]
     if job.kind == "adapter":
-        parts = ["--model", base, "--adapter-path", str(job.out)]
-        if config.chat.variables:
-            parts += ["--chat-template-config", json.dumps(config.chat.variables)]
-        if config.chat.stop:
-            parts += ["--extra-eos-token", *config.chat.stop]
+        parts = ["--model", base, "--adapter-path", str(job.out), *chat_options(config.chat)]
     parts += ["--ignore-chat-template"] if is_text else ["--system-prompt", config.data.system] if config.data.system else []
     return shlex.join(["mlx_lm.generate", *parts, "--prompt", _PROMPT])
 
@@ -239,7 +247,12 @@ def _name(aside: Path, out: Path) -> None:
     with _writing(out):
         if out.exists():
             os.rename(out, old)
-        os.rename(aside, out)
+        try:
+            os.rename(aside, out)
+        except BaseException:  # also an impatient ctrl+c: what was there before stays
+            if old.exists():
+                os.rename(old, out)
+            raise
         record.sync_folder(out.parent)
     shutil.rmtree(old, ignore_errors=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -146,7 +147,8 @@ def opening(record: RunRecord, checkpoint: str) -> tuple[Chosen, dict[str, Any],
 
 def is_plain_text(state: RunState) -> bool:
     """Whether a finished run learned plain text, without a chat template: as the command says that it ends with."""
-    return "--ignore-chat-template" in str((state.result or {}).get("command", ""))
+    parts = shlex.split(str((state.result or {}).get("command", "")))
+    return "--ignore-chat-template" in parts or "--plain" in parts
 
 
 def folded(record: RunRecord) -> RunState:

@@ -1,6 +1,7 @@
 """Checkpoints and adapters on disk: written aside, fsynced, renamed, so that a crash leaves the old one or the new one.
 
-A checkpoint folder holds `adapters.safetensors` and `adapter_config.json` (mlx_lm loads the folder as an adapter),
+A checkpoint folder holds `adapters.safetensors` and `adapter_config.json` (mlx_lm loads the folder as an adapter), beside them
+`added_tokens.safetensors` where rows of added tokens are trained (mlx_lm's layout has no place for them, and does not miss them),
 `optimizer.safetensors`, `reference.safetensors` where the reference has moved, `state.json` (cursor, an unfinished step's
 rollouts and scores, best so far) and `best/`, hard links to the adapter that was best when it was written. `kept`, where it is
 there, says why the checkpoint outlives younger ones.
@@ -19,11 +20,12 @@ from typing import Any
 import mlx.core as mx
 
 from engine.runs import record
+from engine.worker import added_rows
 from engine.worker.model import Policy, adapter_config
 from engine.worker.trainer import Trainer
 from engine.worker.trees import nested, read_arrays
 
-ADAPTER_FILES = ("adapters.safetensors", "adapter_config.json")
+ADAPTER_FILES = ("adapters.safetensors", "adapter_config.json", added_rows.FILE)  # the last where tokens are added
 _REFERENCE = "reference.safetensors"
 _KEPT = "kept"
 _ASIDE = ".tmp-"
@@ -43,7 +45,8 @@ def save(folder: Path, policy: Policy, trainer: Trainer, state: Mapping[str, Any
     if (best / ADAPTER_FILES[0]).exists():
         (aside / "best").mkdir()
         for name in ADAPTER_FILES:
-            _link(best / name, aside / "best" / name)
+            if (best / name).exists():
+                _link(best / name, aside / "best" / name)
     record.sync_folder(aside)
     os.rename(aside, folder)
     record.sync_folder(folder.parent)
@@ -51,7 +54,7 @@ def save(folder: Path, policy: Policy, trainer: Trainer, state: Mapping[str, Any
 
 def load(folder: Path, policy: Policy, trainer: Trainer) -> dict[str, Any]:
     """Put weights, optimizer and reference back from the checkpoint `folder`; returns its state."""
-    weights = read_arrays(folder / ADAPTER_FILES[0])
+    weights = read_adapter(folder)
     missing = set(policy.trainable()) ^ set(weights)
     if missing:
         raise ValueError(f"{folder}: the checkpoint's weights are not those of the model: {sorted(missing)[:3]}")
@@ -61,6 +64,13 @@ def load(folder: Path, policy: Policy, trainer: Trainer) -> dict[str, Any]:
     if (folder / _REFERENCE).exists():
         policy.set_reference_arrays(read_arrays(folder / _REFERENCE))
     return read_state(folder)
+
+
+def read_adapter(folder: Path) -> dict[str, mx.array]:
+    """The arrays that `write_adapter` wrote, by name. Raises RuntimeError, ValueError or OSError."""
+    arrays = read_arrays(folder / ADAPTER_FILES[0])
+    rows = folder / added_rows.FILE
+    return arrays | (read_arrays(rows) if rows.exists() else {})
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -115,9 +125,13 @@ def restore_best(checkpoint: Path, adapters: Path) -> None:
 
 def write_adapter(folder: Path, policy: Policy) -> None:
     """The trained weights in mlx_lm's adapter layout: `mlx_lm.load(model, adapter_path=folder)` uses them. Full training
-    writes every weight under the same names, which mlx_lm loads the same way. Each file is replaced as a whole."""
+    writes every weight under the same names, which mlx_lm loads the same way. Each file is replaced as a whole. Rows of added
+    tokens have a file of their own."""
     folder.mkdir(parents=True, exist_ok=True)
-    _save_arrays(folder / ADAPTER_FILES[0], policy.trainable())
+    arrays, rows = added_rows.split(policy.trainable())
+    if rows:
+        _save_arrays(folder / added_rows.FILE, rows)
+    _save_arrays(folder / ADAPTER_FILES[0], arrays)
     record.write_atomic(folder / ADAPTER_FILES[1], (json.dumps(adapter_config(policy), indent=1) + "\n").encode())
 
 

@@ -85,13 +85,22 @@ class Companion:
         Called by the training thread between two tokens and between two updates: always where weights and cursor agree.
         """
         self._attend_checkpoint()
+        self.attend_while_loading()
+
+    def attend_while_loading(self) -> None:
+        """Of what was asked for the pause and the stop: while the run is still loading, there is nothing to save."""
         command = self._pause
         if command is not None:
             self._stand_still(command)
         self.attend_stop()
 
+    @property
+    def is_to_pause(self) -> bool:
+        """Whether a pause was asked for that is not carried out yet."""
+        return self._pause is not None and not self._standing
+
     def attend_stop(self) -> None:
-        """Of what was asked for only the stop: while the run is still loading, there is nothing to save and nothing to pause."""
+        """Of what was asked for only the stop."""
         if self._error is not None:
             raise RuntimeError("the companion thread failed") from self._error
         stop = self._stop
@@ -123,13 +132,14 @@ class Companion:
         while self._must_wait():
             self._wake.wait(_POLL_SECONDS)  # a signal wakes nobody
             self._wake.clear()
-            self._attend_checkpoint()
+            if self._live:  # else there is nothing to save yet: the command waits
+                self._attend_checkpoint()
         with self._changing:
             self._standing = False
             self.paused_seconds += time.perf_counter() - start
             if self._may_go_on():
                 self.journal.write("resumed", from_step=self.step)
-                self.record.update(state="running")
+                self.record.update(state="running" if self._live else "starting")
 
     def _may_go_on(self) -> bool:
         return self._stop is None and self._error is None

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from engine.config import ChatConfig, QuantizeConfig, RunConfig
 from engine.data.template import template_source
 from engine.errors import InputError
 from engine.types import Message
-from engine.worker import checkpoint, folder_out, fusing, gguf_out, gguf_words, summary
+from engine.worker import added_rows, checkpoint, folder_out, fusing, gguf_out, gguf_words, quantised, summary
 from engine.worker.loading import adapter_arrays, base_folder, base_policy, put
 from engine.worker.model import Policy, quantise
 from engine.worker.trees import flat
@@ -53,6 +54,7 @@ class _Source:
     quantize: QuantizeConfig  # what the run did to the base while loading it
     template: str | None  # the chat template, where the run's is not the model's own
     more_stops: bool  # the run stops at tokens at which the model alone would not
+    added_tokens: tuple[str, ...] = ()
 
 
 def export(request: Mapping[str, Any], tell: Tell) -> None:
@@ -74,7 +76,9 @@ def export(request: Mapping[str, Any], tell: Tell) -> None:
         mx.clear_cache()
     _save(lambda: mx.save_safetensors(request["probe"], probe), Path(request["probe"]))
     evaluated = _held_out(run, request["step"], -1.0 if request["descends"] else 1.0)
-    about = {"model": str(source.folder), "quantize": config.quantize.model_dump(), "own_chat": config.chat == ChatConfig()}
+    own_chat = config.chat.model_copy(update={"add_tokens": []}) == ChatConfig()
+    about = {"model": str(source.folder), "quantize": config.quantize.model_dump(), "own_chat": own_chat}
+    about["added_tokens"] = list(source.added_tokens)
     tell({"event": "done", "held_out": evaluated, **about, **texts})
 
 
@@ -92,6 +96,7 @@ def _source(config: RunConfig, policy: Policy, adapter: Path) -> _Source:
         quantize=config.quantize,
         template=None if template is None else folder_out.with_variables(template, policy.chat.variables),
         more_stops=bool(config.chat.stop),
+        added_tokens=policy.added_tokens,
     )
 
 
@@ -121,6 +126,7 @@ def _probe(policy: Policy) -> tuple[dict[str, mx.array], dict[str, Any]]:
         "tokens": ids,
         "chat": chat_ids(policy.render),
         "stops": sorted(policy.stop_ids),
+        "added": [[int(i) for i in policy.tokenizer.encode(text, add_special_tokens=False)] for text in policy.added_tokens],
     }
 
 
@@ -136,7 +142,7 @@ def _made(job: Mapping[str, Any], source: _Source, probe: dict[str, mx.array], n
     """Write one export; what a quantised model was to be goes into `probe` as reload.N."""
     folder = Path(job["folder"])
     if job["kind"] == "adapter":
-        for name in checkpoint.ADAPTER_FILES:
+        for name in checkpoint.ADAPTER_FILES[:2]:  # runs with added tokens have no export of this kind
             _save(partial(shutil.copyfile, source.adapter / name, folder / name), folder)
         return {"dtype": source.dtype, "quantization": None}
     dequantise = job["dequantize"] or job["kind"] == "gguf"
@@ -144,13 +150,16 @@ def _made(job: Mapping[str, Any], source: _Source, probe: dict[str, mx.array], n
     if job["kind"] == "gguf":
         file = folder / f"{job['name']}-{'Q8_0' if job['bits'] else 'F16'}.gguf"
         told = _told("writing tensors", tell)
-        words = (job["name"], model, config, source.folder, source.tokenizer, source.template, source.stop_ids)
-        kind = _save(lambda: gguf_out.write_gguf(file, *words, job["bits"] is not None, told), folder)
+        with _tokenizer_folder(source) as words_of:
+            words = (job["name"], model, config, words_of, source.tokenizer, source.template, source.stop_ids)
+            kind = _save(lambda: gguf_out.write_gguf(file, *words, job["bits"] is not None, told), folder)
         return {"dtype": "float16", "quantization": {"type": "Q8_0"} if kind == "Q8_0" else None, "file": file.name}
     if job["bits"] is not None:
         config = folder_out.quantise(model, config, job["bits"], job["group_size"])
     _save(lambda: folder_out.write_model(folder, source.folder, model, config, _told("writing bytes", tell)), folder)
     _save(lambda: folder_out.write_chat(folder, source.template, source.stop_ids if source.more_stops else ()), folder)
+    if source.added_tokens:
+        _save(lambda: folder_out.write_vocabulary(folder, source.folder, source.added_tokens, config["vocab_size"]), folder)
     quantisation = config.get("quantization")
     dtype = _name(fusing.float_type(model))
     if quantisation is not None:
@@ -171,11 +180,18 @@ def _fused(source: _Source, dequantise: bool, tell: Tell) -> tuple[nn.Module, di
         exact_on_cpu(model)  # as the run did before it quantised
         quantise(model, source.quantize, str(source.folder))
         config["quantization"] = {**source.quantize.model_dump(), "mode": "affine"}
+    places = None
+    if source.added_tokens:
+        with added_rows.folder_with(source.folder, source.added_tokens) as (_, added):
+            places = added_rows.grow(model, added)
+        config["vocab_size"] = places.size
     if source.is_full:
         fusing.take(model, adapter_arrays(source.adapter))
     else:
         model = load_adapters(model, str(source.adapter))
     fusing.fuse(model, dequantise, _told("fusing modules", tell))
+    if places is not None and not source.is_full:
+        added_rows.put(model, places, adapter_arrays(source.adapter))
     if dequantise:
         for key in ("quantization", "quantization_config"):
             config.pop(key, None)
@@ -188,9 +204,10 @@ def _fused(source: _Source, dequantise: bool, tell: Tell) -> tuple[nn.Module, di
 
 
 def exact_on_cpu(model: nn.Module) -> None:
-    """On a CPU, floating-point numbers in float32, as the run's own policy has them there."""
+    """On a CPU, floating-point numbers in float32 and BLAS for quantised weights, as the run's own policy has it there."""
     if mx.default_device().type == mx.DeviceType.cpu:
         model.set_dtype(mx.float32)
+        quantised.use_blas(model)
 
 
 def _held_out(run: Path, step: int | None, sign: float) -> dict[str, Any] | None:
@@ -206,6 +223,16 @@ def _held_out(run: Path, step: int | None, sign: float) -> dict[str, Any] | None
     base, last = cursor["base"], cursor["last"]
     found = next((each for each in (cursor["best"], last, base) if each is not None and each["step"] == step), None)
     return None if found is None else summary.summarise(base, found, last, sign)
+
+
+@contextmanager
+def _tokenizer_folder(source: _Source) -> Iterator[Path]:
+    """Inside, a folder with the files of the run's tokenizer: the base's, where no tokens are added."""
+    if not source.added_tokens:
+        yield source.folder
+        return
+    with added_rows.folder_with(source.folder, source.added_tokens) as (folder, _):
+        yield folder
 
 
 def _name(dtype: mx.Dtype) -> str:

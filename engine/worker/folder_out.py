@@ -16,6 +16,7 @@ import mlx.nn as nn
 from mlx_lm.utils import quantize_model
 
 from engine.cache_folders import SOURCE
+from engine.data.added_tokens import write_tokenizer
 from engine.errors import InputError
 from engine.worker.trees import flat
 
@@ -46,6 +47,17 @@ def write_chat(folder: Path, template: str | None, stop_ids: Sequence[int]) -> N
         path = folder / "generation_config.json"
         settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         _write_json(path, {**settings, "eos_token_id": list(stop_ids)})
+
+
+def write_vocabulary(folder: Path, source: Path, texts: Sequence[str], size: int) -> None:
+    """Give the model in `folder` the tokenizer of the base in `source` with the texts added, and say in its config that it has
+    `size` embeddings."""
+    write_tokenizer(source, folder, texts)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["vocab_size"] = size  # families with a language model inside take it from here or from there
+    if isinstance(config.get("text_config"), dict):
+        config["text_config"]["vocab_size"] = size
+    _write_json(folder / "config.json", config)
 
 
 def with_variables(template: str, variables: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from mlx_lm.models.mla import MultiLinear, QuantizedMultiLinear
 from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 
 from engine.errors import InputError
+from engine.worker import quantised
 from engine.worker.trees import flat, nested
 
 Told = Callable[[int, int], None]
@@ -72,25 +73,32 @@ def take(model: nn.Module, arrays: Mapping[str, mx.array]) -> None:
 def plain(module: nn.Module, dtype: mx.Dtype) -> nn.Module:
     """The module with its weight unpacked: in the type of its scales where these are floating, else in `dtype`. InputError for
     a kind of module that is not known."""
-    if type(module) not in _PLAIN:
+    made_plain = _PLAIN.get(quantised.mlx_type(module))
+    if made_plain is None:
         what = f"{type(module).__name__} cannot be dequantised"
         raise InputError(what, where="--dequantize", remedy="leave it out: the fused model stays quantised as the base is")
+    weight = unpacked(module, slice(None), dtype)
+    made = made_plain(weight.shape, "bias" in module)
+    made["weight"] = weight
+    if "bias" in module:
+        made["bias"] = module["bias"]
+    return made
+
+
+def unpacked(module: nn.Module, rows: mx.array | slice, dtype: mx.Dtype) -> mx.array:
+    """Those rows of a quantised module's weight, in the type of its scales where these are floating, else in `dtype`."""
     packed: Any = module
-    weight = mx.dequantize(
-        packed.weight,
-        packed.scales,
-        packed.get("biases"),
+    biases = packed.get("biases")
+    return mx.dequantize(
+        packed.weight[rows],
+        packed.scales[rows],
+        None if biases is None else biases[rows],
         packed.group_size,
         packed.bits,
         packed.mode,
         global_scale=packed.get("global_scale"),
         dtype=packed.scales.dtype if packed.scales.dtype in _FLOATS else dtype,
     )
-    made = _PLAIN[type(module)](weight.shape, "bias" in module)
-    made["weight"] = weight
-    if "bias" in module:
-        made["bias"] = module["bias"]
-    return made
 
 
 def _fused(module: nn.Module, dtype: mx.Dtype, dequantise: bool) -> nn.Module:

@@ -14,6 +14,8 @@ from mlx_lm.utils import load_model
 
 from engine.errors import InputError
 from engine.types import Message, Prompt
+from engine.worker import added_rows
+from engine.worker.exporting import exact_on_cpu
 from engine.worker.loading import base_folder, base_policy, put
 from engine.worker.model import Policy
 from engine.worker.sampler import sample
@@ -54,7 +56,11 @@ class Sides:
             put(self.policy, self._adapter)
         else:
             own = self.policy.trainable()
-            base = flat(load_model(self.policy.folder, lazy=True)[0].parameters())
+            model = load_model(self.policy.folder, lazy=True)[0]
+            if self.policy.places is not None:
+                exact_on_cpu(model)  # as the policy was when it got its rows
+                added_rows.fill(model, self.policy.places)
+            base = flat(model.parameters())
             self.policy.model.load_weights([(name, base[name].astype(value.dtype)) for name, value in own.items()])
             del own
             mx.eval(self.policy.model.parameters())

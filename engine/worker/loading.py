@@ -12,9 +12,8 @@ from engine.config import RunConfig
 from engine.errors import InputError
 from engine.models.sources import with_weights
 from engine.runs.record import RunRecord
-from engine.worker.checkpoint import ADAPTER_FILES
+from engine.worker.checkpoint import ADAPTER_FILES, read_adapter
 from engine.worker.model import Policy, load_policy
-from engine.worker.trees import read_arrays
 
 Told = Callable[[int, int], None]
 
@@ -48,7 +47,7 @@ def adapter_arrays(adapter: Path) -> dict[str, mx.array]:
     """The arrays in the folder `adapter` by name. Raises InputError."""
     path = adapter / ADAPTER_FILES[0]
     try:
-        return read_arrays(path)
+        return read_adapter(adapter)
     except (RuntimeError, ValueError, OSError) as error:
         remedy = "a run that trains deletes old checkpoints: try again, or take another --checkpoint"
         raise InputError(f"cannot be read: {error}", where=str(path), remedy=remedy) from error

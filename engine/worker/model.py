@@ -18,11 +18,12 @@ from engine.data.template import MODELS_OWN, stop_id, template_source
 from engine.errors import InputError
 from engine.model_files import ROUTERS
 from engine.types import Message
-from engine.worker import decoding, keys, prefix, rendering, starting
+from engine.worker import added_rows, decoding, keys, prefix, quantised, rendering, starting
 from engine.worker.batching import Batch, Sharing
 from engine.worker.trees import flat, nested
 
 AS_IT_IS = QuantizeConfig()
+NO_CODE = {"trust_remote_code": False}  # said to transformers, which else asks on stdin whether to run a tokenizer's own code
 _BODIES = ("model", "backbone", "transformer")  # names under which mlx_lm's models keep everything below the head
 
 
@@ -40,6 +41,8 @@ class Policy:
         self.tokenizer = tokenizer
         self.adapter = adapter
         self.folder = folder
+        self.added_tokens = tuple(chat.add_tokens)
+        self.places: added_rows.Places | None = None  # where the model keeps their rows; None without added tokens
         self.stop_ids = frozenset(
             [int(i) for i in tokenizer.eos_token_ids] + [stop_id(text, tokenizer.get_vocab().get) for text in chat.stop]
         )
@@ -48,6 +51,7 @@ class Policy:
         self.splits = _head_can_be_split(model)
         self.decoding = decoding.find(model)
         self.sharing: Sharing = prefix.find(self.hidden, model, self.decoding.mode == "grouped")
+        self.recomputes = False  # whether the backward pass computes each layer again: engine/worker/recompute.py
         self._reference: dict[str, mx.array] | None = None  # trainable arrays; None: the model without its adapter
         self._reference_moved = False
 
@@ -111,7 +115,8 @@ class Policy:
 
     @contextmanager
     def reference(self) -> Iterator[None]:
-        """Inside, the model is the reference: adapters taken off, or the arrays that are held (full training; after a sync)."""
+        """Inside, the model is the reference: adapters and trained rows of added tokens taken off, or the arrays that are held
+        (full training; after a sync)."""
         if self._reference is not None:
             current = self.trainable()
             self.model.update(nested(self._reference))
@@ -122,7 +127,7 @@ class Policy:
             return
         if self.adapter.type == "full":
             raise ValueError("full training has a reference only after keep_initial()")
-        adapted = {name: module for name, module in self.model.named_modules() if "lora_a" in module}
+        adapted = {name: module for name, module in self.model.named_modules() if "lora_a" in module or added_rows.ROWS in module}
         self.model.update_modules(nested({name: _base(module) for name, module in adapted.items()}))
         try:
             yield
@@ -156,7 +161,7 @@ def load_policy(
     model keeps its own type. Raises InputError where mlx_lm cannot load the folder or the adapter fits no module.
     """
     try:
-        model, tokenizer = load(str(folder))[:2]
+        model, tokenizer = load(str(folder), tokenizer_config=NO_CODE)[:2]
     except (ValueError, KeyError, OSError) as error:
         raise InputError(
             f"mlx_lm cannot load this model: {error}", where=str(folder), remedy="check the folder, or update mlx-lm"
@@ -164,12 +169,20 @@ def load_policy(
     if mx.default_device().type == mx.DeviceType.cpu:
         model.set_dtype(mx.float32)
     quantise(model, quantize, str(folder))
+    quantised.use_blas(model)
+    places: added_rows.Places | None = None
+    if chat.add_tokens:
+        tokenizer, added = added_rows.tokenizer_with(folder, chat.add_tokens)
+        places = added_rows.grow(model, added)
     apply_adapter(model, adapter, seed, str(folder))
+    if places is not None and adapter.type != "full":
+        added_rows.train(model, places)
     if adapter.start_from is not None:
-        starting.take_over(model, adapter)
+        starting.take_over(model, adapter, chat.add_tokens)
     model.eval()  # dropout off; supervised training switches it on for its own passes
     mx.eval(model.parameters())
     policy = Policy(model, tokenizer, adapter, folder, chat)
+    policy.places = places
     if adapter.start_from is not None:
         policy.keep_initial()  # the policy that training begins with, adapter and all, is the reference
     return policy
@@ -234,14 +247,17 @@ def lora_parameters(adapter: AdapterConfig) -> dict[str, Any]:
 
 
 def adapter_config(policy: Policy) -> dict[str, Any]:
-    """What mlx_lm needs to put the adapter back: its own adapter_config.json, keys written out."""
+    """What mlx_lm needs to put the adapter back: its own adapter_config.json, keys written out; and the added tokens, of which
+    mlx_lm knows nothing."""
     adapter = policy.adapter
+    added = {"added_tokens": list(policy.added_tokens)} if policy.added_tokens else {}
     if adapter.type == "full":
         return {
             "fine_tune_type": "full",
             "num_layers": len(policy.model.layers),
             "lora_parameters": {},
             "model": str(policy.folder),
+            **added,
         }
     chosen = sorted(adapter.keys if adapter.keys is not None else _adapted_keys(policy.model))
     return {
@@ -249,6 +265,7 @@ def adapter_config(policy: Policy) -> dict[str, Any]:
         "num_layers": len(policy.model.layers) if adapter.layers < 0 else adapter.layers,
         "lora_parameters": {**lora_parameters(adapter), "keys": chosen},
         "model": str(policy.folder),
+        **added,
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -11,16 +13,19 @@ import mlx.nn as nn
 from engine.config import AdapterConfig
 from engine.errors import InputError
 from engine.model_files import read_json
+from engine.worker import added_rows
 from engine.worker.trees import flat
 
 FILE = "adapters.safetensors"
 
 
-def take_over(model: nn.Module, adapter: AdapterConfig) -> None:
-    """Put the arrays of `adapter.start_from` in place of the fresh ones.
+def take_over(model: nn.Module, adapter: AdapterConfig, added_tokens: Sequence[str] = ()) -> None:
+    """Put the arrays of `adapter.start_from` in place of the fresh ones. The rows of `added_tokens` stay fresh where the adapter
+    was trained without added tokens.
 
-    InputError where there is no such file, where its adapter_config.json says another type, rank or scale than the config, and
-    where names or shapes are not those of the model with this adapter: nothing of it may be left out in silence.
+    InputError where there is no such file, where its adapter_config.json says another type, rank or scale than the config, or
+    other added tokens, and where names or shapes are not those of the model with this adapter: nothing of it may be left out in
+    silence.
     """
     path = Path(str(adapter.start_from))
     file = path / FILE if path.is_dir() else path
@@ -40,11 +45,22 @@ def take_over(model: nn.Module, adapter: AdapterConfig) -> None:
         if theirs != ours:
             what = f"the adapter has {key} {theirs}, and adapter.{key} is {ours}"
             raise InputError(what, where=where, remedy=f"set adapter.{key}: {theirs}")
-    try:
-        arrays = cast("dict[str, mx.array]", mx.load(where))
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"cannot be read: {error}", where=where, remedy="fetch or export it again") from error
+    known = list(described.get("added_tokens", []))
+    if known != list(added_tokens) and (known or adapter.type == "full"):
+        what = f"it was trained with the added tokens {known}, and chat.add_tokens is {list(added_tokens)}"
+        raise InputError(what, where=where, remedy=f"set chat.add_tokens: {json.dumps(known, ensure_ascii=False)}")
     wanted = flat(model.trainable_parameters())
+    files = [file]
+    if known and adapter.type != "full":
+        files.append(file.parent / added_rows.FILE)
+    elif added_tokens and adapter.type != "full":
+        wanted = added_rows.split(wanted)[0]
+    arrays: dict[str, mx.array] = {}
+    for each in files:
+        try:
+            arrays |= cast("dict[str, mx.array]", mx.load(str(each)))
+        except (RuntimeError, ValueError, OSError) as error:
+            raise InputError(f"cannot be read: {error}", where=str(each), remedy="fetch or export it again") from error
     for names, says in ((sorted(set(wanted) - set(arrays)), "lacks"), (sorted(set(arrays) - set(wanted)), "has")):
         if names:
             shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from engine.config import RunConfig
+from engine.runs.record import RunRecord
 from engine.types import Message
+from engine.use_command import chat_options, has_no_option
 
 _COMMAND_CHARACTERS = 200
 
@@ -44,17 +47,26 @@ def standard_error(values: Sequence[float] | NDArray[np.float64], counts: Sequen
     return math.sqrt(len(d) / (len(d) - 1) * float(((d - value * c) ** 2).sum())) / float(c.sum())
 
 
-def generate_command(model: Path, adapters: Path, example: Sequence[Message]) -> str:
-    """The mlx_lm command that uses the result, on a held-out prompt where that is short enough for a command line; after plain
-    text, for which `example` is empty, a text is to be continued, without the chat template."""
-    parts = ["mlx_lm.generate", "--model", str(model), "--adapter-path", str(adapters)]
-    if not example:
-        return shlex.join([*parts, "--ignore-chat-template", "--prompt", "THE BEGINNING OF A TEXT"])
-    system = [message.content for message in example if message.role == "system"]
-    prompt = example[-1].content
-    if max(map(len, [*system, prompt])) > _COMMAND_CHARACTERS:
+def generate_command(config: RunConfig, run: RunRecord, model: Path, example: Sequence[Message]) -> str:
+    """The command that uses the result, on a held-out prompt where a command line can hold it; after plain text, for which
+    `example` is empty, a text is to be continued, without the chat template. It is mlx_lm's where that has an option for all that
+    the config says of chats and loads the base as the run did, else the product's own."""
+    is_text = not example
+    system = [message.content for message in example if message.role == "system"][:1]
+    prompt = "THE BEGINNING OF A TEXT" if is_text else example[-1].content
+    if max(map(len, [*system, prompt])) > _COMMAND_CHARACTERS or any(map(_is_read_otherwise, [*system, prompt])):
         system, prompt = [], "YOUR PROMPT"
-    return shlex.join([*parts, *(part for text in system[:1] for part in ("--system-prompt", text)), "--prompt", prompt])
+    if config.quantize.bits is not None or has_no_option(config.chat):
+        options = ["--plain"] if is_text else [part for text in system for part in ("--system", text)]
+        return shlex.join(["droid-tune", "generate", run.id, *options, prompt])
+    parts = ["mlx_lm.generate", "--model", str(model), "--adapter-path", str(run.adapters_dir), *chat_options(config.chat)]
+    parts += ["--ignore-chat-template"] if is_text else [part for text in system for part in ("--system-prompt", text)]
+    return shlex.join([*parts, "--prompt", prompt])
+
+
+def _is_read_otherwise(text: str) -> bool:
+    """Whether it would be an option, or mlx_lm.generate would put a line break or a tab into it."""
+    return text.startswith("-") or "\\n" in text or "\\t" in text
 
 
 def summarise(base: dict[str, Any], best: dict[str, Any], last: dict[str, Any], sign: float) -> dict[str, Any]:

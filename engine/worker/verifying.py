@@ -14,9 +14,9 @@ from mlx_lm.utils import load, load_adapters
 from engine.config import QuantizeConfig
 from engine.errors import InputError
 from engine.gguf.folder import mlx_folder
-from engine.worker import rendering
+from engine.worker import quantised, rendering
 from engine.worker.exporting import TEXT, chat_ids, exact_on_cpu
-from engine.worker.model import quantise
+from engine.worker.model import NO_CODE, quantise
 from engine.worker.trees import read_arrays
 
 Tell = Callable[[dict[str, Any]], None]
@@ -36,7 +36,7 @@ def verify(request: Mapping[str, Any], tell: Tell) -> None:
         is_adapter = job["kind"] == "adapter"
         try:
             path, adapter = (request["model"], str(folder)) if is_adapter else (str(folder), None)
-            model, tokenizer = load(path, adapter_path=adapter)[:2]
+            model, tokenizer = load(path, NO_CODE, adapter_path=adapter)[:2]
         except (ValueError, KeyError, OSError, RuntimeError) as error:
             what = f"what was written cannot be loaded by mlx_lm, and was removed: {error}"
             remedy = "is the disk full? Else report this to the project"
@@ -58,9 +58,10 @@ def verify(request: Mapping[str, Any], tell: Tell) -> None:
 
 def _on_quantised(path: str, adapter: str, quantize: QuantizeConfig) -> Any:
     """The base quantised as the run had it, with the adapter."""
-    model = load(path)[0]
+    model = load(path, NO_CODE)[0]
     exact_on_cpu(model)
     quantise(model, quantize, path)
+    quantised.use_blas(model)
     model = load_adapters(model, adapter)
     model.eval()
     return model
@@ -83,10 +84,11 @@ def _check_texts(request: Mapping[str, Any], kind: str, tokenizer: Any) -> None:
     """InputError where the export's tokenizer, chat template or stop tokens are not the run's."""
     stops = frozenset(int(index) for index in tokenizer.eos_token_ids)
     found = [int(index) for index in tokenizer.encode(TEXT, add_special_tokens=False)]
+    added = [[int(index) for index in tokenizer.encode(text, add_special_tokens=False)] for text in request["added_tokens"]]
     chat = chat_ids(partial(rendering.render, rendering.ModelChat(tokenizer, stops), completion=None))
     carries_chat = request["own_chat"] or kind != "adapter"  # an adapter has no place for the template of a run
     for same, what in (
-        (found == request["tokens"], "tokenizer"),
+        (found == request["tokens"] and added == request["added"], "tokenizer"),
         (chat == request["chat"] or not carries_chat, "chat template"),
         (set(request["stops"]) <= stops or not carries_chat, "stop tokens"),
     ):

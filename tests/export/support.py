@@ -12,6 +12,7 @@ from mlx_lm.utils import load, quantize_model, save_config, save_model
 from engine import config as configs
 from engine.runs import record
 from engine.runs.record import RunRecord
+from engine.takehome.export import ABOUT
 from engine.worker import checkpoint, exporting, verifying
 from engine.worker.model import load_policy
 from engine.worker.selftest_checks import move
@@ -77,7 +78,7 @@ def exported(made: RunRecord, out: Path, *jobs: dict[str, Any]) -> list[dict[str
     request = {"run": str(made.folder), "adapter": str(made.adapters_dir), "probe": str(out / "probe.safetensors")}
     exporting.export({**request, "step": None, "descends": False, "jobs": whole}, said.append)
     written = [line for line in said if line["event"] == "written"]
-    about = {key: said[-1][key] for key in ("model", "quantize", "tokens", "chat", "stops", "own_chat")}
+    about = {key: said[-1][key] for key in ABOUT}
     read = [{**job, "file": line.get("file"), "cache": str(out / "cache")} for job, line in zip(whole, written, strict=True)]
     found: list[dict[str, Any]] = []
     verifying.verify({**request, **about, "jobs": read}, found.append)

@@ -26,6 +26,7 @@ from engine.takehome.generate import Side
 from engine.types import Message
 from engine.worker import generating
 from tests.support.families import write_family
+from tests.support.live import await_condition
 
 from .support import hand_made
 
@@ -137,9 +138,11 @@ def test_lines_from_a_pipe(endless: RunRecord) -> None:
 
 
 def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(endless: RunRecord) -> None:
-    """At a real terminal: text comes piece by piece, ctrl+c ends it and not the chat, a command follows, ctrl+d ends it all."""
+    """At a real terminal: text comes piece by piece, ctrl+c ends it and not the chat, a command follows, ctrl+d ends it all. The
+    child begins with the signal ignored, as whatever a shell starts in the background does: the key must work all the same."""
     pid, terminal = pty.fork()
     if pid == 0:  # the child, which has the terminal
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         command = [sys.executable, "-P", "-m", "tui", "chat", "made", "--max-tokens", "1000000"]
         os.execvpe(command[0], command, environment(endless))
     seen = ""
@@ -149,7 +152,8 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(endless: RunRecord) -> None:
         nonlocal seen
         deadline = time.monotonic() + DEADLINE_SECONDS
         while not wanted(seen):
-            assert select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0], seen[-2000:]
+            left = deadline - time.monotonic()  # text that never ends must not keep this from failing
+            assert left > 0 and select.select([terminal], [], [], left)[0], f"{DEADLINE_SECONDS:.0f} s, and: {seen[-2000:]}"
             seen += os.read(terminal, 65536).decode("utf-8", "replace")
 
     def after(text: str) -> None:
@@ -169,8 +173,9 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(endless: RunRecord) -> None:
         after("the base model answers")
         after("base> ")
         os.write(terminal, b"\x04")
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        _, status = await_condition(lambda: found if (found := os.waitpid(pid, os.WNOHANG))[0] else None, "the chat's end")
         pid = 0
+        assert os.waitstatus_to_exitcode(status) == 0
     finally:
         if pid:
             os.kill(pid, signal.SIGKILL)

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ from engine.takehome.export import PROVENANCE, default_out, export
 from engine.takehome.generate import folded
 from engine.takehome.kinds import Exported, Job
 from engine.worker.trees import flat
-from tests.support.live import small_config
+from tests.support.live import DEADLINE_SECONDS, await_condition, small_config
 
 TOKENS = mx.array([[72, 101, 108, 108, 111, 32, 49, 50, 43, 51, 52, 61]])
 
@@ -199,6 +200,22 @@ def test_the_command_replaces_an_earlier_export(trained: Run, tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == told["files"]
     assert {path: path.stat().st_mtime_ns for path in trained.record.folder.rglob("*")} == before
+
+
+def test_a_signal_leaves_nothing_behind(trained: Run, tmp_path: Path) -> None:
+    """`kill` while the worker writes: its folder aside is gone, the worker too, and the earlier export is as it was."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / PROVENANCE).write_text("{}")
+    command = [sys.executable, "-P", "-m", "tui", "export", "tak", "--to", "fused", "--out", "out", "--force"]
+    home = trained.record.folder.parent.parent
+    environment = {**os.environ, "DROID_TUNE_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as done:
+        await_condition(lambda: len(list(tmp_path.glob(".out.*.part"))) == 2, "the folder aside and that of the probe")
+        done.terminate()
+        _, said = done.communicate(timeout=DEADLINE_SECONDS)
+    assert (done.returncode, said.strip()) == (128 + signal.SIGTERM, "left; nothing is kept of this export")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [PROVENANCE]
 
 
 # What is refused, before any worker is started.

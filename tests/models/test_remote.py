@@ -12,13 +12,13 @@ from huggingface_hub import constants
 
 from engine import config as configs
 from engine import home, share
-from engine.api import preflight
 from engine.data.template import ChatTokenizer
 from engine.errors import InputError
 from engine.estimate import estimate
 from engine.model_files import read_headers
 from engine.model_names import model_id, plain
 from engine.models import families, sources
+from engine.preflight import preflight
 from tests.support.hub import TOKEN, Hub, Repo, use
 from tests.support.hub_models import WEIGHTS, demo_files, demo_repo, header_bytes, sharded_repo
 from tests.support.live import small_config

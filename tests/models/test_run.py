@@ -10,15 +10,17 @@ from pathlib import Path
 import pytest
 
 from engine import config as configs
-from engine.api import Engine, preflight
+from engine.api import Engine
+from engine.cli.bench import bench
 from engine.errors import InputError
 from engine.hub import ONLINE
+from engine.preflight import preflight
 from engine.runs import record as records
 from engine.runs.journal import JournalWriter
 from engine.runs.launch import worker_environment
 from tests.support.hub import Hub, use
 from tests.support.hub_models import WEIGHTS, demo_repo, heavy_repo
-from tests.support.live import await_condition, await_event, events, kill, small_config
+from tests.support.live import await_condition, await_event, events, small_config
 
 PIECE = 10 << 20  # what huggingface_hub writes at once
 
@@ -36,9 +38,10 @@ def run_of(model: str, method: str = "grpo") -> configs.RunConfig:
     return small_config(method, model=model, data={"train": train}, run={"steps": 1, "eval_rows": 4})
 
 
-async def test_a_killed_download_goes_on_where_it_was(hub: Hub, tmp_path: Path, _own_home: Path) -> None:
-    """14 MB and the embedded model's 0.4: the server stands still after 12 MB, of which one piece of 10 MB is on the disk when
-    the worker is killed. The next worker asks for the rest, which breaks off once more after 2 MB, and trains a step."""
+async def test_a_download_is_paused_stopped_and_goes_on_where_it_was(hub: Hub, tmp_path: Path, _own_home: Path) -> None:
+    """14 MB and the embedded model's 0.4: the server stands still after 12 MB, of which one piece of 10 MB is on the disk. Paused
+    and un-paused, the worker asks for the rest, which stands still after 1 MB more; a stop does not wait for it. The next worker
+    asks for the same, which breaks off once more after 2 MB, and trains a step."""
     repo = hub.repos["o/heavy"]
     repo.held = {WEIGHTS: 12 << 20}
     run = await Engine(_own_home).start(run_of("o/heavy"))
@@ -50,11 +53,28 @@ async def test_a_killed_download_goes_on_where_it_was(hub: Hub, tmp_path: Path, 
     beat = await_event(run, 0, lambda e: e.type == "heartbeat" and e.fields["bytes"].get("downloaded", 0) >= PIECE)
     assert PIECE < beat.fields["bytes"]["downloaded"] < total == beat.fields["bytes"]["to_download"]
     assert (await run.state()).state == "starting"
-    kill(run)
+
+    await run.pause()
+    paused = await_event(run, beat.seq, lambda event: event.type == "paused")
+    assert (await run.state()).state == "paused"
+    await_condition(lambda: run.record.summary().state == "paused", "run.json")
+    repo.held = {WEIGHTS: 1 << 20}
+    hub.released.set()  # whoever waits for the rest gets it, and does not go on
+    hub.released.clear()
+    hub.asked.clear()
+    assert await run.resume() in ("accepted", "done")
+    again = await_event(run, paused.seq, lambda event: event.type == "phase")
+    assert again.fields["name"] == "downloading" and again.fields["done"] > PIECE
+    await_condition(lambda: hub.ranges(WEIGHTS), "the request for the rest")
+    assert (await run.state()).state == run.record.summary().state == "starting"
+    await run.stop()
+    state = await run.wait()
+    assert state.state == "stopped" and not hub.released.is_set()
+    assert part.stat().st_size == PIECE and hub.ranges(WEIGHTS) == [f"bytes={PIECE}-"]
+
     hub.released.set()
     hub.asked.clear()
     repo.cut = {WEIGHTS: 2 << 20}
-    assert part.stat().st_size == PIECE
     assert await run.resume() == "started"
     state = await run.wait()
     assert state.state == "finished", state.failure
@@ -62,7 +82,8 @@ async def test_a_killed_download_goes_on_where_it_was(hub: Hub, tmp_path: Path, 
         "2 MB are less than a piece: nothing of them was written"
     )
     phases = [event.fields for event in events(run) if event.type == "phase"]
-    assert [found["name"] for found in phases[:3]] == ["downloading", "downloading", "load"] and phases[1]["done"] > PIECE
+    assert [found["name"] for found in phases[:4]] == ["downloading", "downloading", "downloading", "load"]
+    assert phases[2]["done"] > PIECE
     assert not [event for event in events(run) if event.type == "warning"], "nothing has changed between the two workers"
     assert (state.model, run.id) == ("o/heavy", "grpo-heavy") and "model: o/heavy@" in run.record.config_file.read_text()
     assert (run.record.adapters_dir / "adapters.safetensors").is_file() and not part.exists()
@@ -102,7 +123,9 @@ def test_a_worker_may_ask_the_hub_where_its_user_may() -> None:
         assert (worker["HF_HUB_OFFLINE"], worker[ONLINE]) == ("1", leave)
 
 
-async def test_a_self_test_fetches_nothing(hub: Hub, _own_home: Path) -> None:
+async def test_a_self_test_and_a_benchmark_fetch_nothing(hub: Hub, _own_home: Path) -> None:
     with pytest.raises(InputError, match=r"o/tiny: is not on this machine \(`hf download o/tiny`"):
         await Engine(_own_home).selftest("o/tiny", print)
+    with pytest.raises(InputError, match=r"o/tiny: is not on this machine \(`hf download o/tiny`"):
+        bench("rollout", "o/tiny")
     assert hub.sent[WEIGHTS] < 10_000

@@ -185,6 +185,25 @@ def test_time_left_is_the_median_step_times_what_is_left() -> None:
     assert unmeasured.step_seconds() is None and unmeasured.eta_seconds() is None
 
 
+def test_time_left_counts_the_evaluations_to_come() -> None:
+    """40 steps, every 15 an evaluation: after 0, 15, 30 and 40. Estimated: 2 s a step, 10 s an evaluation: 80 + 4 x 10. Measured:
+    1 s a step, 4 s the first evaluation, 6 the second. After step 15, before its evaluation: 25 x 1 + 3 x 4; after it
+    25 x 1 + 2 x 6."""
+    estimated = {"eval_every": 15, "predicted_seconds": {"step": 2.0, "eval": 10.0, "odd": "NaN", "none": None}}
+    created = ("created", {**CREATED[1], "steps": 40, **estimated})
+    evaluated = [("eval", {"step": n, "metrics": {"reward": 0.5, "seconds": {"eval": s}}}) for n, s in ((0, 4.0), (15, 6.0))]
+    steps = [step(n, seconds={"total": 1.0}) for n in range(1, 16)]
+    events = [created, STARTED, evaluated[0], *steps, evaluated[1]]
+    etas = [fold(number_events(*events[:count])).eta_seconds() for count in (1, 3, -1, len(events))]
+    assert etas == [80 + 40, 80 + 3 * 4, 25 + 3 * 4, 25 + 2 * 6]
+    assert fold(number_events(*events)).as_dict()["evaluations_left"] == 2
+    # a run of an older version does not say how often it evaluates: as often as it did
+    older = [("created", {**CREATED[1], "steps": 40}), *events[1:]]
+    assert fold(number_events(*older)).eta_seconds() == 25 + 2 * 6
+    for odd in ({"eval_every": 0}, {"eval_every": -1}, {"eval_every": "x"}, {"predicted_seconds": 3}):
+        fold(number_events(("created", {**created[1], **odd}), *events[1:])).eta_seconds()
+
+
 @pytest.mark.parametrize(
     ("events", "expected"),
     [
@@ -216,6 +235,7 @@ def test_time_left_is_the_median_step_times_what_is_left() -> None:
             "running",
         ),
         ([CREATED, STARTED, step(1), ("paused", {"step": 1}), ("resumed", {"from_step": 1})], "running"),
+        ([CREATED, STARTED, ("paused", {"step": 0}), ("resumed", {"from_step": 0}), ("phase", {"name": "load"})], "starting"),
         ([CREATED, STARTED, ("command", {"id": "c", "verb": "stop", "status": "accepted"})], "stopping"),
         ([CREATED, STARTED, step(1), ("stopped", {"step": 1, "reason": "asked"})], "stopped"),
         ([CREATED, STARTED, ("stopped", {"step": 0}), ("command", {"id": "c", "verb": "stop", "status": "accepted"})], "stopped"),

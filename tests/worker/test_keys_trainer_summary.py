@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
+import click
 import mlx.core as mx
 import numpy as np
 import pytest
+import typer
+from mlx_lm.generate import setup_arg_parser
 
-from engine.config import OptimConfig
+from engine.cli.app import app
+from engine.config import ChatConfig, OptimConfig, QuantizeConfig, RunConfig
+from engine.runs.record import RunRecord
+from engine.runs.state import RunState
+from engine.takehome.generate import is_plain_text
 from engine.types import Message
 from engine.worker.batching import Row, pack
 from engine.worker.keys import generator, key32, step_rows
@@ -21,6 +30,7 @@ from engine.worker.losses import supervised_loss
 from engine.worker.model import Policy
 from engine.worker.summary import generate_command, paired_difference, summarise
 from engine.worker.trainer import Loss, Trainer, learning_rate
+from tests.support.live import small_config
 
 
 def test_every_epoch_uses_every_row_once_in_a_new_order() -> None:
@@ -115,13 +125,57 @@ def test_paired_difference_of_a_loss_weighs_tokens() -> None:
 
 
 def test_the_command_that_uses_the_result_can_be_pasted() -> None:
-    """Quoted for a shell, with the system message; a prompt too long for a command line is left to the user."""
-    asked = [Message("system", "Be brief."), Message("user", "What's 1+1?")]
-    command = generate_command(Path("/m odel"), Path("/a"), asked)
-    assert shlex.split(command)[1:] == [
-        *("--model", "/m odel", "--adapter-path", "/a", "--system-prompt", "Be brief.", "--prompt", "What's 1+1?")
-    ]
-    assert shlex.split(generate_command(Path("/m"), Path("/a"), [Message("user", "x" * 201)]))[-1] == "YOUR PROMPT"
+    """Quoted for a shell, with the system message; a prompt too long for a command line, or that mlx_lm would change, is left to
+    the user. mlx_lm's own parser reads it, with what the config says of chats."""
+    run, asked = RunRecord(Path("/home/runs/my-run")), [Message("system", "Be brief."), Message("user", "What's 1+1?")]
+
+    def parsed(example: Sequence[Message] = asked, **chat: Any) -> Any:
+        words = shlex.split(generate_command(_config(chat=ChatConfig(**chat)), run, Path("/m odel"), example))
+        assert words[0] == "mlx_lm.generate"
+        return setup_arg_parser().parse_args(words[1:])
+
+    plain = parsed()
+    assert (plain.model, plain.adapter_path) == ("/m odel", "/home/runs/my-run/adapters")
+    assert (plain.system_prompt, plain.prompt) == ("Be brief.", "What's 1+1?")
+    assert (list(plain.extra_eos_token), plain.chat_template_config, plain.ignore_chat_template) == ([], None, False)
+    chat = parsed(stop=["<|im_end|>", "</s>"], variables={"enable_thinking": False, "tone": "it's"})
+    assert chat.extra_eos_token == ["<|im_end|>", "</s>"] and chat.prompt == "What's 1+1?"
+    assert json.loads(chat.chat_template_config) == {"enable_thinking": False, "tone": "it's"}
+    text = parsed((), stop=["</s>"])
+    assert text.ignore_chat_template and text.extra_eos_token == ["</s>"]
+    for prompt in ("x" * 201, "-1 + 1?", "a\\nb"):
+        assert parsed([Message("user", prompt)]).prompt == "YOUR PROMPT"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"quantize": QuantizeConfig(bits=4)},
+        {"chat": ChatConfig(template="tool_use")},
+        {"chat": ChatConfig(add_tokens=["<plan>"])},
+        {"chat": ChatConfig(stop=["7"])},
+    ],
+)
+def test_what_mlx_lm_has_no_option_for_is_asked_of_the_product(changes: dict[str, Any]) -> None:
+    """It would load or render in another way: `droid-tune generate`, whose own parser reads the command."""
+    run, config = RunRecord(Path("/home/runs/my-run")), _config(**changes)
+
+    def parsed(example: Sequence[Message]) -> dict[str, Any]:
+        words = shlex.split(generate_command(config, run, Path("/m"), example))
+        verbs = cast(click.Group, typer.main.get_command(app)).commands
+        assert words[0] == "droid-tune"
+        return verbs[words[1]].make_context(words[1], words[2:]).params
+
+    asked = parsed([Message("system", "Be brief."), Message("user", "What's 1+1?")])
+    assert (asked["run"], list(asked["prompts"]), asked["system"]) == ("my-run", ["What's 1+1?"], "Be brief.")
+    text = parsed(())
+    assert text["plain"] is True and len(text["prompts"]) == 1
+    for example, is_text in (((), True), ([Message("user", "say --plain x")], False)):
+        assert is_plain_text(RunState(result={"command": generate_command(config, run, Path("/m"), example)})) is is_text
+
+
+def _config(**sections: Any) -> RunConfig:
+    return small_config("grpo").model_copy(update=sections)
 
 
 def test_a_loss_is_summarised_with_its_own_sign() -> None:

@@ -1,6 +1,7 @@
-"""How much memory a run needs, before anything is loaded, and whether this machine has it. The arithmetic: engine/memory.py.
+"""How much memory and time a run needs, before anything is loaded, and whether this machine has the memory.
 
-What is left out: time. The run measures it; a figure from sizes alone would be a guess.
+The arithmetic: engine/memory.py and engine/timing.py. Time needs the rates of this machine, measured once; without them it is
+not known, and the estimate says how to get them.
 """
 
 from __future__ import annotations
@@ -10,17 +11,23 @@ from typing import Any, Literal
 
 from engine import hardware
 from engine.config import RunConfig
+from engine.figures import duration
 from engine.hardware import Hardware
-from engine.memory import FLOAT32, MEASURED_FAMILIES, Plan
+from engine.machine_rates import BUSY_CORES, Rates
+from engine.memory import FLOAT32, MEASURED_FAMILIES, Fit, Plan
 from engine.models.sources import fetched_bytes, fixed, model_folder
+from engine.splitting import limit_bytes, split
+from engine.timing import TimePlan, correction_name, time_plan
 
 Phase = Literal["rollout", "update"]
+MEASURE = "droid-tune estimate CONFIG"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A run's memory in bytes, part by part. The phases' peaks include what is held throughout; parts that a method does not
-    have are 0, and `rollout_peak_bytes` is None for supervised training."""
+    """A run's memory in bytes, part by part, and its time. The phases' peaks include what is held throughout; parts that a
+    method does not have are 0, and `rollout_peak_bytes` is None for supervised training. `seconds` are those of the whole run
+    with every completion at its limit; None where they are not known, and `seconds_reason` says why."""
 
     fits: bool
     binding_phase: Phase
@@ -41,27 +48,30 @@ class Estimate:
     micro_batch_rows: int
     backend: str
     dtype: str  # of the activations
-    seconds: None
-    seconds_reason: str
+    seconds: float | None
+    seconds_reason: str  # or, where they are known, what they are made of
     assumptions: tuple[str, ...]
     fetch_bytes: int = 0  # weights that are not on this machine: the run fetches them first
+    time: TimePlan | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, for `--json`."""
-        return {**asdict(self), "assumptions": list(self.assumptions)}
+        time = None if self.time is None else self.time.as_dict()
+        return {**asdict(self), "assumptions": list(self.assumptions), "time": time}
 
 
-def estimate(config: RunConfig, known: Hardware | None = None) -> Estimate:
-    """The memory plan of the run on this machine (or on `known`). Raises InputError where the model cannot be read."""
+def estimate(config: RunConfig, known: Hardware | None = None, rates: Rates | None = None) -> Estimate:
+    """The memory plan of the run on this machine (or on `known`), and with the machine's `rates` its time. Raises InputError
+    where the model cannot be read."""
     known = known or hardware.facts()
     config = config.model_copy(update={"model": fixed(config.model)})
     plan = Plan(config, known.backend)
-    limit = hardware.memory_limit_bytes(known)
-    rows = config.optim.micro_batch_rows or plan.rows_within(limit)
-    rollout, update = plan.rollout_peak(), plan.update_peak(rows)
-    peak = max(rollout or 0, update)
+    limit = limit_bytes(config, known)
+    fit = plan.fit(limit)
+    rows, rollout, update, peak = fit.micro_batch_rows, fit.rollout_peak, fit.update_peak, fit.peak
+    time = None if rates is None else seconds_of(plan, rates, fit)
     return Estimate(
-        fits=peak <= limit,
+        fits=fit.fits,
         binding_phase="rollout" if rollout is not None and rollout > update else "update",
         peak_bytes=peak,
         limit_bytes=limit,
@@ -73,24 +83,72 @@ def estimate(config: RunConfig, known: Hardware | None = None) -> Estimate:
         reference_bytes=plan.reference,
         cache_bytes=max((plan.cache(*each) for each in plan.decoded), default=0),
         rollout_logits_bytes=max((plan.draw_logits(prompts * group) for prompts, group in plan.decoded), default=0),
-        activation_bytes=plan.activations(rows),
+        activation_bytes=plan.activations(rows, fit.recomputes),
         logits_bytes=plan.logits(rows),
         gradient_bytes=plan.gradients(rows),
         trainable_parameters=plan.trainable,
         micro_batch_rows=rows,
         backend=known.backend,
         dtype="float32" if plan.item == FLOAT32 else "16-bit",
-        seconds=None,
-        seconds_reason="time is measured by the run itself, from its first step on",
-        assumptions=_assumptions(plan),
+        seconds=None if time is None else time.run,
+        seconds_reason=_reason(rates, time),
+        assumptions=(*_assumptions(plan), *(() if time is None or rates is None else _of_time(plan, time, rates))),
         fetch_bytes=fetched_bytes(model_folder(config.model)),
+        time=time,
     )
+
+
+def time_of(config: RunConfig, rates: Rates, known: Hardware | None = None) -> TimePlan | None:
+    """The run's time alone, on this machine; None where config.json does not name the family's sizes. Raises InputError."""
+    known = known or hardware.facts()
+    config = config.model_copy(update={"model": fixed(config.model)})
+    plan = Plan(config, known.backend)
+    return seconds_of(plan, rates, plan.fit(limit_bytes(config, known)))
+
+
+def seconds_of(plan: Plan, rates: Rates, fit: Fit) -> TimePlan | None:
+    """The plan's time by the machine's rates, and by what measured steps of its family and adapter have corrected."""
+    corrections = rates.corrections.get(correction_name(plan))
+    rows = fit.micro_batch_rows
+    return time_plan(plan, rates, rows, corrections=corrections, decode_rows=fit.decode_rows, recomputes=fit.recomputes)
+
+
+def _reason(rates: Rates | None, time: TimePlan | None) -> str:
+    if rates is None:
+        return f"unknown: this machine's speed was not measured yet; `{MEASURE}` does it once"
+    if time is None:
+        return "config.json does not name this family's sizes; the run measures time itself, from its first step on"
+    most = "" if time.corrected_by else ", not yet corrected by a measured step"
+    return f"at most {duration(time.run)}: {short(time.step)} a step, the {time.longest} takes longest{most}"
+
+
+def short(seconds: float) -> str:
+    """Seconds of a step, with tenths where they matter."""
+    return f"{seconds:.2g}s" if seconds < 10 else duration(seconds)
+
+
+def _of_time(plan: Plan, time: TimePlan, rates: Rates) -> list[str]:
+    """What the seconds take for granted."""
+    said = ["time: loading the model and starting are not counted; nothing else runs on this machine"]
+    if time.phases.get("reward") == 0:
+        said.append("time: that of the rewards is not known, and 0 here; `droid-tune estimate CONFIG --measure` measures it")
+    if not time.corrected_by:
+        said.append("time: from sizes and rates alone; a measured step corrects it: `droid-tune estimate CONFIG --measure`")
+    if time.refill:
+        most = plan.config.resolved_objective().dynamic_sampling
+        said.append(f"time: no group is replaced; dynamic sampling may add up to {most} rollouts of {short(time.refill)} a step")
+    if plan.shape is not None and (plan.shape.family not in MEASURED_FAMILIES or plan.shape.is_mixture):
+        said.append(f"time: as of a llama-type transformer, which {plan.shape.family} is not in every part")
+    if rates.others_cores is not None and rates.others_cores > BUSY_CORES:
+        said.append(
+            f"time: the rates were measured while others used {rates.others_cores:.1f} cores; --remeasure on a quiet machine"
+        )
+    return said
 
 
 def micro_batch_rows(config: RunConfig, known: Hardware | None = None) -> int:
     """The most rows of one forward and backward pass that fit, from 1 to all rows of a mini-batch. Raises InputError."""
-    known = known or hardware.facts()
-    return Plan(config, known.backend).rows_within(hardware.memory_limit_bytes(known))
+    return split(config.model_copy(update={"model": fixed(config.model)}), known).micro_batch_rows
 
 
 def _assumptions(plan: Plan) -> tuple[str, ...]:

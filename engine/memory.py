@@ -1,231 +1,123 @@
-"""The arrays of a run and when they are alive: sizes from config.json and the safetensors headers, times the run's own.
+"""The memory plan: the arrays of a run and when they are alive, from sizes alone. Bytes, where nothing else is said.
 
-Every number follows from sizes; the only factors are counts of arrays, each explained where it stands and checked in the
-tests against peaks that mlx reports. What is left out: what a run holds beside its arrays (Python, the libraries, and the
-freed buffers that mlx keeps for reuse and gives up under pressure).
+Every number follows from sizes; the only factors are counts of arrays, each explained where it stands and held against the
+peaks that mlx reports (tests/bench/estimates.py). The rooms: what is held (memory_held), how rows are packed (memory_batches),
+what layers keep (memory_layers), what to change where nothing fits (memory_advice). What is left out: what a run holds beside
+its arrays (Python, the libraries, and the freed buffers that mlx keeps for reuse and gives up under pressure).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass
 from functools import cached_property
 
-from engine import model_files, optim_rules
-from engine.chunking import chunk_positions, whole_positions
-from engine.config import RunConfig, model_folder
-from engine.errors import InputError
-from engine.hardware import Backend
-from engine.methods import method
-from engine.model_files import LinearModule, ModelShape, TensorHeader
+from engine.chunking import chunk_positions, padded_positions, whole_positions
+from engine.memory_batches import WIDTH, Shape, most, packed, round_up
+from engine.memory_held import FLOAT32, Held
+from engine.memory_layers import Layers
 
-FLOAT32 = 4
+__all__ = ["FLOAT32", "MEASURED_FAMILIES", "SHARING_FAMILIES", "WIDTH", "Fit", "Plan"]
+
 CACHE_STEP = 256  # tokens by which mlx_lm's KV cache grows
-WIDTH = 8  # widths of a batch are rounded up to a multiple of this
-LOGITS_COPIES = 3  # of the update, in float32: the logits, the gradient through the chosen token, that through the normaliser
-CHUNK_COPIES = 14  # of a chunk's logits, measured: mlx dispatches chunks ahead of those that are done
+LOGITS_COPIES = 5  # of the update, in float32: the logits, their softmax, its product with the factor, the gradient, one ahead
+CHUNKS_AHEAD = 2.8  # chunks of positions that are under way at once, measured
 HEAD_SUMS = 4  # gradients of a trained head that are alive at once, measured
 DRAW_COPIES = 3  # of the rollout, in float32: the logits, those at the temperature, the noise of the draw
+WATCHED = 64 * 1024**2  # of old weights that an update holds, at most, to see whether it moves them
+STEP_COPIES = 3  # of the largest trained array, while the optimizer changes it
+# Without gradients nothing is kept; of all that a layer computes for rows that are scored, or for a prompt, so much is under way
+SCORED, READ = 0.75, 0.8
+SCORED_COPIES = 3.2  # of the logits, in float32
 # whose layers carry no recurrent state: prompts of any length share a batch. engine/worker/prefix.py finds it out at load
 _DENSE = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "gemma3_text", "phi3", "granite", "cohere2", "olmo2", "glm4")
 SHARING_FAMILIES = frozenset((*_DENSE, "smollm3", "qwen3_moe", "mixtral", "gpt_oss", "deepseek_v3"))
-MEASURED_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # whose layers `Plan.layer` describes
+MEASURED_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # whose layers `Layers.kept` describes
+# of other families: a layer may keep more than a llama's does, such as norms after its parts, or an expert's tokens sorted
+UNKNOWN_FAMILY = 1.25
 
 
-class Plan:
-    """The sizes of one run, in bytes where a docstring says nothing else."""
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a run is cut so that it stays within a limit; where it cannot, the smallest cut."""
 
-    def __init__(self, config: RunConfig, backend: Backend) -> None:
-        folder = model_folder(config.model)
-        described = model_files.read_json(folder / "config.json")
-        self.config = config
-        self.backend = backend
-        self.shape: ModelShape | None = model_files.read_shape(described)
-        tied = self.shape is not None and self.shape.tied
-        # mlx_lm drops the copy of a tied head, and the rotary frequencies that old checkpoints carry
-        headers = [header for header in model_files.read_headers(folder) if not header.name.endswith("rotary_emb.inv_freq")]
-        self.headers = [header for header in headers if not (tied and header.name.startswith("lm_head."))]
-        self.modules = model_files.linear_modules(self.headers, described, str(folder))
-        if config.quantize.bits is not None:
-            self._quantise(config.quantize.bits, config.quantize.group_size)
-        self.is_full = config.adapter.type == "full"
-        self.casts = backend == "cpu" and any(header.is_float and header.dtype != "F32" for header in self.headers)
-        self.item = self._held_item()
-        self.weights = sum(self._held(header) for header in self.headers)
-        if self.is_full and any(module.quantised for module in self.modules):
-            remedy = "use adapter.type: lora, or an unquantised model"
-            raise InputError("a quantised model cannot be trained in full", where=str(folder), remedy=remedy)
-
-    def _quantise(self, bits: int, group_size: int) -> None:
-        """Every linear module as it is held once it is quantised: packed weights, and a scale and a bias for each group."""
-        fitting = {f"{m.path}.weight" for m in self.modules if not m.quantised and m.inputs % group_size == 0}
-        self.headers = [
-            part
-            for header in self.headers
-            for part in (model_files.quantised(header, bits, group_size) if header.name in fitting else [header])
-        ]
-        self.modules = [replace(m, quantised=m.quantised or f"{m.path}.weight" in fitting) for m in self.modules]
-
-    def _held(self, header: TensorHeader) -> int:
-        """On a CPU every floating-point array is held in float32, scales of quantised weights included; else as it is."""
-        return header.elements * FLOAT32 if self.backend == "cpu" and header.is_float else header.bytes
-
-    def _held_item(self) -> int:
-        """Bytes of an activation: of the floating-point type that most of the model's arrays have."""
-        if self.backend == "cpu":
-            return FLOAT32
-        sizes = [header.bytes // header.elements for header in self.headers if header.is_float and header.elements]
-        return max(set(sizes), key=sizes.count, default=FLOAT32)
-
-    @cached_property
-    def adapted(self) -> list[LinearModule]:
-        adapter = self.config.adapter
-        if self.is_full:
-            return []
-        found = model_files.adapted_modules(self.modules, self.layers, kind=adapter.type, last=adapter.layers, keys=adapter.keys)
-        if not found:
-            remedy = "give paths inside a layer, such as self_attn.q_proj"
-            raise InputError("match no module of the model", where="adapter.keys", remedy=remedy)
-        return found
-
-    @cached_property
-    def layers(self) -> int:
-        return max((module.layer for module in self.modules), default=-1) + 1
-
-    @cached_property
-    def trainable(self) -> int:
-        """Parameters: of a low-rank adapter rank x (inputs + outputs) for each module, for DoRA and its magnitudes."""
-        if self.is_full:
-            return sum(header.elements for header in self.headers if header.is_float)
-        extra = self.config.adapter.type == "dora"
-        rank = self.config.adapter.rank
-        return sum(m.experts * (rank * (m.inputs + m.outputs) + (m.outputs if extra else 0)) for m in self.adapted)
+    micro_batch_rows: int
+    recomputes: bool  # the backward pass computes each layer again
+    decode_rows: int | None  # of a rollout at once; None: all of them
+    update_peak: int
+    rollout_peak: int | None  # None for supervised training
+    limit: int
 
     @property
-    def _trainable_bytes(self) -> int:
-        """Adapters are float32 on every base; full training keeps the model's own type."""
-        return sum(self._held(header) for header in self.headers if header.is_float) if self.is_full else self.trainable * FLOAT32
+    def peak(self) -> int:
+        return max(self.update_peak, self.rollout_peak or 0)
 
     @property
-    def adapter(self) -> int:
-        return 0 if self.is_full else self._trainable_bytes
+    def fits(self) -> bool:
+        return self.peak <= self.limit
 
-    @cached_property
-    def _trainable_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the arrays that are trained, by path, as mlx_lm lays them out."""
-        if self.is_full:
-            return {header.name: header.shape for header in self.headers if header.is_float}
-        rank = self.config.adapter.rank
-        found: dict[str, tuple[int, ...]] = {}
-        for m in self.adapted:
-            stack = m.experts > 1
-            found[f"{m.path}.lora_a"] = (rank * m.experts, m.inputs) if stack else (m.inputs, rank)
-            found[f"{m.path}.lora_b"] = (m.experts, m.outputs, rank) if stack else (rank, m.outputs)
-            if self.config.adapter.type == "dora":
-                found[f"{m.path}.m"] = (m.outputs,)
-        return found
+
+class Plan(Held):
+    """The sizes of one run."""
+
+    # The update: one micro-batch forward and backward after the other.
 
     @property
-    def optimizer(self) -> int:
-        """Its state is float32 whatever type the weights have."""
-        return optim_rules.state_numbers(self.config.optim.name, self._trainable_shapes) * FLOAT32
+    def recomputes(self) -> bool:
+        """Whether the config asks for each layer to be computed again; `auto` is decided by `fit`."""
+        return self.config.optim.grad_checkpoint is True
 
     @property
-    def reference(self) -> int:
-        """A second copy of what is trained, only where there is a KL term and the reference is not just the model without its
-        adapter: in full training, and once it has moved."""
-        if method(self.config.method).kind == "sft":
-            return 0
-        objective = self.config.resolved_objective()
-        return self._trainable_bytes if objective.beta and (self.is_full or objective.ref_sync_every) else 0
-
-    @property
-    def held(self) -> int:
-        return self.weights + self.adapter + self.optimizer + self.reference
-
-    # The update: one micro-batch forward and backward, nothing recomputed.
+    def update_groups(self) -> int:
+        """Prompts of the largest mini-batch."""
+        return -(-self.config.sampling.prompts_per_step // (1 if self.objective is None else self.objective.minibatches))
 
     @property
     def update_rows(self) -> int:
         """Rows of the largest mini-batch."""
-        sampling = self.config.sampling
-        if method(self.config.method).kind == "sft":
-            return sampling.prompts_per_step
-        return -(-sampling.prompts_per_step // self.config.resolved_objective().minibatches) * sampling.group_size
+        return self.update_groups * (1 if self.is_supervised else self.config.sampling.group_size)
 
     @property
     def completion_width(self) -> int:
-        return _round_up(self.config.sampling.max_completion_tokens, WIDTH)
-
-    @property
-    def width(self) -> int:
-        """Tokens of a row: prompt and completion."""
-        return _round_up(self.config.sampling.max_prompt_tokens + self.completion_width, WIDTH)
-
-    def prompts(self, rows: int) -> int:
-        """Prompts that a micro-batch computes, at most: each once where completions share them, else one for each row."""
-        if not self.shares:
-            return rows
-        return min(rows, -(-self.config.sampling.prompts_per_step // self.config.resolved_objective().minibatches))
+        return round_up(self.config.sampling.max_completion_tokens, WIDTH)
 
     @property
     def shares(self) -> bool:
         """Whether a prompt is computed once for all its completions, whatever the lengths of the batch's other prompts."""
-        return method(self.config.method).kind == "rl" and self.shape is not None and self.shape.family in SHARING_FAMILIES
+        return not self.is_supervised and self.shape is not None and self.shape.family in SHARING_FAMILIES
 
-    def layer_of(self, rows: int) -> int:
-        """What one layer keeps for a micro-batch. Shared prompts: theirs, the completions', and both one's keys and values
-        joined for each row, which stand in place of the completion's own."""
-        if not self.shares or self.shape is None:
-            return self.layer(rows * self.width, self.width)
-        length, new = self.config.sampling.max_prompt_tokens, self.completion_width
-        joined = 2 * rows * length * self.shape.kv_heads * self.shape.head_dim * self.item
-        return self.layer(rows * new, length + new) + self.layer(self.prompts(rows) * length, length) + joined
+    def prompts(self, rows: int) -> int:
+        """Prompts that a micro-batch of `rows` rows computes, at most: each once where completions share them."""
+        return min(rows, self.update_groups) if self.shares else rows
 
-    def layer(self, tokens: int, width: int) -> int:
-        """What one layer keeps between its forward and its backward pass, for `tokens` tokens in rows of `width`.
+    def batches(self, rows: int, groups: int | None = None) -> list[Shape]:
+        """The micro-batches of at most `rows` rows that an update's (or `groups` groups') completions are packed into."""
+        sampling = self.config.sampling
+        group, length = 1 if self.is_supervised else sampling.group_size, sampling.max_prompt_tokens
+        kinds = packed(groups or self.update_groups, group, rows, length, self.shares)
+        return [Shape(own, prompts, length, self.completion_width, self.shares and prompts < own) for prompts, own in kinds]
 
-        Per token, with D = hidden size, I = intermediate size, A = heads x head_dim, K = kv_heads x head_dim:
-          4 D          the layer's input, that after attention, and both after their norm
-          2 A + 2 K    queries, keys, values, and the output of attention
-          heads x T    the softmax of the scores: attention is not fused while gradients are recorded
-          5 I          gate, up, sigmoid(gate), silu(gate), and their product
-          A + K        queries and keys before their norm (qwen3)
-        Full training: 2 D in float32 more, the norm weights' gradients before they are summed over tokens. Adapters: the
-        rank of each of the seven modules, in float32; in a 16-bit model also a float32 copy of every module's input (then
-        the 16-bit outputs of attention and of the product are not kept). DoRA: the outputs that its magnitudes multiply.
-        """
-        shape = self.shape
-        if shape is None:
-            return 0
-        d, i, a, k = shape.hidden, shape.intermediate, shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        values = 4 * d + 2 * a + 2 * k + shape.heads * width + 5 * i
-        if shape.family == "qwen3":
-            values += a + k
-        size = values * self.item
-        if self.is_full:
-            size += 2 * d * FLOAT32
-        else:
-            size += 7 * self.config.adapter.rank * FLOAT32
-            if self.item < FLOAT32:
-                size += (5 * d + a + i) * FLOAT32 - (a + i) * self.item
-            if self.config.adapter.type == "dora":
-                size += (a + 2 * k + 2 * d + 2 * i) * self.item
-        return size * tokens
+    @cached_property
+    def _layers(self) -> Layers | None:
+        adapter = self.config.adapter
+        return None if self.shape is None else Layers(self.shape, self.item, adapter.type, adapter.rank)
 
-    def activations(self, rows: int) -> int:
-        """Of the layers that gradients pass through (those below the first adapter keep nothing), of one layer more, whose
-        gradients stand beside its values while it is differentiated, and of the last hidden states before the head."""
-        shape = self.shape
-        if shape is None:
-            return 0
-        lowest = 0 if self.is_full else max(0, min(module.layer for module in self.adapted))
-        passed = shape.layers - lowest
-        tokens, new, length = rows * self.width, self.completion_width, self.config.sampling.max_prompt_tokens
-        if self.shares:
-            tokens = rows * new + self.prompts(rows) * length
-        last = (2 * tokens + rows * self.completion_width) * shape.hidden * self.item
-        beside = self.layer(rows * new, length + new) if self.shares else self.layer_of(rows)  # prompts come after completions
-        return passed * self.layer_of(rows) + beside + last + self._dequantised
+    @property
+    def margin(self) -> float:
+        """What stands between a layer of this family and one that was measured."""
+        known = self.shape is not None and self.shape.family in MEASURED_FAMILIES and not self.shape.is_mixture
+        return 1.0 if known else UNKNOWN_FAMILY
+
+    def _kept(self, batch: Shape, recomputes: bool) -> int:
+        return 0 if self._layers is None else round(self.margin * self._layers.passed(batch, self.passed, recomputes))
+
+    def _beside(self, batch: Shape, recomputes: bool) -> int:
+        return 0 if self._layers is None else round(self.margin * self._layers.beside(batch, recomputes))
+
+    def activations(self, rows: int, recomputes: bool | None = None) -> int:
+        """Of the micro-batch that has most: what the layers keep, and what is under way beside it."""
+        again = self.recomputes if recomputes is None else recomputes
+        return max(self._kept(one, again) + self._beside(one, again) for one in self.batches(rows)) + self._dequantised
 
     @cached_property
     def _dequantised(self) -> int:
@@ -237,46 +129,77 @@ class Plan:
     def logits(self, rows: int) -> int:
         """The head runs on completion tokens only, the softmax in float32; a 16-bit model's own logits are kept beside. Many
         positions are computed in chunks, of which mlx has several under way at once; a trained head's gradient is then summed."""
+        return max(self._logits(one.positions) for one in self.batches(rows))
+
+    def _logits(self, positions: int) -> int:
         if self.shape is None:
             return 0
-        positions, vocabulary = rows * self.completion_width, self.shape.vocabulary
+        positions, vocabulary = padded_positions(positions), self.shape.vocabulary
         head = vocabulary * self.shape.hidden * FLOAT32 if self.is_full else 0
-        if positions > whole_positions(vocabulary, head):
-            return chunk_positions(vocabulary) * vocabulary * FLOAT32 * CHUNK_COPIES + HEAD_SUMS * head
         own = self.item if self.item < FLOAT32 else 0
-        return positions * vocabulary * (LOGITS_COPIES * FLOAT32 + own)
+        each, sums = vocabulary * (LOGITS_COPIES * FLOAT32 + own), 0
+        if positions > whole_positions(vocabulary, head):
+            positions, sums = min(positions, round(CHUNKS_AHEAD * chunk_positions(vocabulary))), HEAD_SUMS * head
+        return positions * each + sums
 
     def gradients(self, rows: int) -> int:
         """One set, and the sum so far where an update takes several micro-batches."""
-        return self._trainable_bytes * (1 if rows >= self.update_rows else 2)
+        return self.trainable_bytes * (1 if rows >= self.update_rows else 2)
 
-    def update_peak(self, rows: int) -> int:
-        """Everything held, and the worse end of the backward pass: at its start all activations and logits, at its end all
-        gradients and two layers' worth of activations. Adapters' gradients are counted at both ends, being small."""
-        summed = self.gradients(rows) - self._trainable_bytes
-        start = self.activations(rows) + self.logits(rows)
-        if not self.is_full:
-            return self.held + summed + start + self._trainable_bytes
-        return self.held + summed + max(start, self._trainable_bytes + 2 * self.layer_of(rows))
+    def update_peak(self, rows: int, recomputes: bool | None = None) -> int:
+        """Everything held, and the worst of three moments. The backward pass begins: all that layers keep, and the logits or
+        what is under way in the last layer. It ends: all gradients, and one layer. The optimizer steps: gradients, the weights
+        that are watched, and copies of the largest array. Adapters' gradients are counted throughout, being small."""
+        again = self.recomputes if recomputes is None else recomputes
+        own, summed = self.trainable_bytes, self.gradients(rows) - self.trainable_bytes
+        moments = [own + min(own, WATCHED) + STEP_COPIES * self._largest - summed]
+        for one in self.batches(rows):
+            beside = self._beside(one, again)
+            begins = self._kept(one, again) + max(beside, self._logits(one.positions)) + (0 if self.is_full else own)
+            moments += [begins, own + self._last(one, again) + beside]
+        return self.held + summed + self._dequantised + max(moments)
 
-    def rows_within(self, limit: int) -> int:
-        """The most rows whose update stays within `limit` bytes; 1 where not even that fits or the sizes are unknown."""
-        if self.shape is None:
-            return 1
-        low, high = 1, self.update_rows
-        if self.update_peak(high) <= limit:
-            return high
-        while high - low > 1:  # low is the answer where nothing above it fits; high does not fit
-            middle = (low + high) // 2
-            low, high = (middle, high) if self.update_peak(middle) <= limit else (low, middle)
-        return low
+    @cached_property
+    def _largest(self) -> int:
+        """Bytes of the largest array that is trained, in float32."""
+        return max(map(math.prod, self.trainable_shapes.values()), default=0) * FLOAT32
+
+    def _last(self, batch: Shape, recomputes: bool) -> int:
+        """The layer that is differentiated last, and the two gradients of an embedding that is the head too."""
+        if self._layers is None or self.shape is None:
+            return 0
+        twice = self.shape.vocabulary * self.shape.hidden * self.item if self.is_full and self.shape.tied else 0
+        return twice + (0 if recomputes else round(self.margin * self._layers.kept(batch)))
+
+    # The scores: without gradients, several layers under way at once.
+
+    @property
+    def scores(self) -> bool:
+        """Whether a step's completions are scored before its updates."""
+        objective = self.objective
+        if objective is None:
+            return False
+        return bool(objective.beta) or objective.entropy_quantile < 1 or (objective.updates > 1 and objective.old == "trainer")
+
+    def score_peak(self, rows: int) -> int | None:
+        """Everything held, and what is under way of a forward pass; None where nothing is scored."""
+        if not self.scores:
+            return None
+        if self._layers is None or self.shape is None:
+            return self.held
+        peaks, vocabulary = [], self.shape.vocabulary
+        for one in self.batches(rows, self.config.sampling.prompts_per_step):
+            at_once = min(one.positions, max(chunk_positions(vocabulary), whole_positions(vocabulary)))
+            logits = SCORED_COPIES * at_once * vocabulary * FLOAT32
+            peaks.append(round(max(SCORED * self.margin * self._layers.forward(one), logits)))
+        return self.held + max(peaks)
 
     # The rollout: each prompt alone, then all rows together.
 
     @property
     def decoded(self) -> list[tuple[int, int]]:
         """(prompts, completions of each) of the batches that are decoded: a step's rollout and the evaluation."""
-        if self.shape is None or method(self.config.method).kind == "sft":
+        if self.shape is None or self.is_supervised:
             return []
         return [(self.config.sampling.prompts_per_step, self.config.sampling.group_size), (self.config.run.eval_rows, 1)]
 
@@ -289,29 +212,57 @@ class Plan:
         kept = (shape.layers - sliding) * tokens + sliding * min(tokens, shape.window or tokens)
         return 2 * shape.kv_heads * shape.head_dim * self.item * rows * kept
 
-    def cache(self, prompts: int, group: int) -> int:
-        """The larger of two moments. Once prompts are read: their own caches in whole steps, these merged, and a copy for every
-        completion. At the end: the prompt's length and whole steps for the completion, one layer twice while it grows."""
+    def cache(self, prompts: int, group: int, rows: int | None = None) -> int:
+        """The larger of two moments, for `rows` rows at once (None: all). Once prompts are read: their own caches in whole
+        steps, these merged, and a copy for every completion. At the end: the prompt's length and whole steps for the
+        completion, one layer twice while it grows."""
         length, new = self.config.sampling.max_prompt_tokens, self.config.sampling.max_completion_tokens - 1
         if self.shape is None:
             return 0
-        alone = self.cached(prompts, _round_up(length, CACHE_STEP))
-        merged = alone + self.cached(prompts, length) + self.cached(prompts * group, length)
-        grown = self.cached(prompts * group, length + _round_up(new, CACHE_STEP))
+        together = min(prompts * group, rows or prompts * group)
+        read = min(prompts, -(-together // group) + (1 if together < prompts * group else 0))
+        merged = self.cached(read, round_up(length, CACHE_STEP)) + self.cached(read, length) + self.cached(together, length)
+        grown = self.cached(together, length + round_up(new, CACHE_STEP))
         return max(merged, grown + grown // self.shape.layers)
 
     def draw_logits(self, rows: int) -> int:
         return 0 if self.shape is None else rows * self.shape.vocabulary * DRAW_COPIES * FLOAT32
 
-    def rollout_peak(self) -> int | None:
-        """Everything held, the cache, and the larger of one prompt's pass through a layer and of the draw. An upper bound:
-        how much of this falls together is for mlx's scheduler to say."""
-        if method(self.config.method).kind == "sft":
+    def rollout_peak(self, rows: int | None = None) -> int | None:
+        """Everything held, the cache and the draw, or the cache of the prompts and one prompt's pass; for `rows` at once (None:
+        all). None for supervised training."""
+        if self.is_supervised:
             return None
-        length = self.config.sampling.max_prompt_tokens
-        prompt = self.layer(length, length)
-        return self.held + max((self.cache(u, g) + max(prompt, self.draw_logits(u * g)) for u, g in self.decoded), default=0)
+        return self.held + max((self._rolled(u, g, rows) for u, g in self.decoded), default=0)
 
+    def _rolled(self, prompts: int, group: int, rows: int | None) -> int:
+        length, together = self.config.sampling.max_prompt_tokens, min(prompts * group, rows or prompts * group)
+        alone = 0 if self._layers is None else READ * self.margin * self._layers.forward(Shape(1, 1, length, 0, shares=False))
+        read = self.cached(min(prompts, together), round_up(length, CACHE_STEP))
+        return max(self.cache(prompts, group, rows) + self.draw_logits(together), read + round(alone))
 
-def _round_up(value: int, step: int) -> int:
-    return -(-value // step) * step
+    # What fits.
+
+    def rows_within(self, limit: int, recomputes: bool | None = None) -> int:
+        """The most rows whose update stays within `limit` bytes; 1 where not even that fits or the sizes are unknown."""
+        if self.shape is None:
+            return 1
+        return most(self.update_rows, lambda rows: self.update_peak(rows, recomputes) <= limit)
+
+    def decode_rows_within(self, limit: int) -> int | None:
+        """The most rows that can be decoded at once within `limit` bytes; None: all, 1 where not even that fits."""
+        everything = max((u * g for u, g in self.decoded), default=0)
+        if not everything or (self.rollout_peak() or 0) <= limit:
+            return None
+        return most(everything, lambda rows: (self.rollout_peak(rows) or 0) <= limit)
+
+    def fit(self, limit: int) -> Fit:
+        """How the run is cut to stay within `limit`. Rows of a micro-batch become fewer before layers are computed again, which
+        costs about a third of the time, while smaller micro-batches cost little."""
+        own, asked = self.config.optim.micro_batch_rows, self.config.optim.grad_checkpoint
+        choices = [asked] if isinstance(asked, bool) else [False, True]
+        rows = {again: own or self.rows_within(limit, again) for again in choices}
+        peaks = {again: self.update_peak(rows[again], again) for again in choices}
+        again = next((each for each in choices if peaks[each] <= limit), min(choices, key=peaks.__getitem__))
+        decode = self.decode_rows_within(limit)
+        return Fit(rows[again], again, decode, peaks[again], self.rollout_peak(decode), limit)

@@ -23,6 +23,7 @@ from engine.worker.bench_rollout import require_whole
 from engine.worker.bench_timing import Clock, Part, Timed, alternate
 from engine.worker.bench_update import BareUpdate, gradient_difference, require_all
 from engine.worker.blank import Shape, write_blank_model
+from engine.worker.guard import MemoryGuard
 from engine.worker.model import Policy
 from engine.worker.supervised import SupervisedTask
 from engine.worker.work import StepWork
@@ -104,7 +105,7 @@ def test_a_gradient_that_is_not_the_same_is_found(policy: Policy, tmp_path: Path
     settings = Settings(**{**SMALL, "method": "sft"})
     config = bench_model.run_config(policy, settings, tmp_path)
     data = bench_model.replies(policy, bench_model.prompts(policy, 4, 24), 6)
-    task = SupervisedTask(policy, config, data, data[:1], 4)
+    task = SupervisedTask(policy, config, data, data[:1], MemoryGuard(4))
     batches = task.batches(StepWork(1))
     heavier = [replace(batch, weight=batch.weight * np.float32(1.001)) for batch in batches]
     bare = BareUpdate(policy, task, batches)

@@ -94,6 +94,8 @@ ALIASES: tuple[Alias, ...] = (
     Alias("adam_epsilon", (TRL,), "optim.eps", _as_is),
     Alias("weight_decay", (TRL,), "optim.weight_decay", _as_is),
     Alias("max_grad_norm", (TRL,), "optim.max_grad_norm", _as_is),
+    Alias("grad_checkpoint", MLX, "optim.grad_checkpoint", _as_is),
+    Alias("gradient_checkpointing", (TRL,), "optim.grad_checkpoint", _as_is),
     # run
     Alias("seed", ALL, "run.seed", _as_is),
     Alias("run_name", (TRL,), "run.name", _as_is),

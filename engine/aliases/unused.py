@@ -40,14 +40,13 @@ IGNORED: tuple[Ignored, ...] = (
         "output_dir overwrite_output_dir save_strategy save_only_model save_on_each_node save_safetensors push_to_hub hub_token "
         "hub_model_id hub_strategy hub_private_repo hub_always_push hub_revision push_to_hub_revision",
     ),
-    *_ignored(MLX, _MACHINE, "grad_checkpoint"),
     *_ignored((LORA,), _MACHINE, "clear_cache_threshold"),
     *_ignored((LORA, TRL), _MACHINE, "trust_remote_code"),
     *_ignored((MLL,), _MACHINE, "micro_batch_size efficient_long_context recurrence_chunk_size"),
     *_ignored(
         (TRL,),
         _MACHINE,
-        "bf16 fp16 tf32 bf16_full_eval fp16_full_eval dtype torch_dtype attn_implementation gradient_checkpointing "
+        "bf16 fp16 tf32 bf16_full_eval fp16_full_eval dtype torch_dtype attn_implementation "
         "gradient_checkpointing_kwargs activation_checkpointing activation_checkpointing_kwargs activation_offloading "
         "use_cache use_liger_kernel use_liger_loss liger_kernel_config torch_compile torch_compile_backend "
         "torch_compile_mode torch_empty_cache_steps cache_implementation use_vllm vllm_mode vllm_model_impl "

@@ -12,6 +12,8 @@ verify      read exports back with mlx_lm, and compare them with the run's own p
 generate    answer prompts in one batch, by the base and by the tuned model
 serve       stay, and answer one chat after the other, token by token
 bench       time rollouts, updates and the record of a run against a bare loop
+rates       how fast this machine does each kind of work that a step is made of
+measure     one real step of a config, timed, outside any run
 """
 
 from __future__ import annotations
@@ -31,7 +33,15 @@ from engine.runs.journal import JournalWriter
 from engine.runs.record import RunRecord
 
 # verbs that are asked over stdin: the module under engine.worker, whose function has the verb's name
-_ASKED = {"export": "exporting", "verify": "verifying", "generate": "generating", "serve": "serving", "bench": "benching"}
+_ASKED = {
+    "export": "exporting",
+    "verify": "verifying",
+    "generate": "generating",
+    "serve": "serving",
+    "bench": "benching",
+    "rates": "rates",
+    "measure": "measuring",
+}
 
 
 def main(arguments: list[str]) -> int:

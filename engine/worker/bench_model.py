@@ -16,14 +16,15 @@ import yaml
 from jinja2 import TemplateError
 
 from engine import config as configs
-from engine import estimate
 from engine.config import RunConfig
 from engine.errors import InputError
 from engine.models.sources import with_weights
 from engine.sections import AdapterConfig
+from engine.splitting import split
 from engine.types import Example, Message
 from engine.worker import selftest_checks
 from engine.worker.blank import Shape, write_blank_model
+from engine.worker.guard import MemoryGuard
 from engine.worker.model import Policy, load_policy
 from engine.worker.trees import flat
 
@@ -147,9 +148,10 @@ def run_config(policy: Policy, settings: Settings, folder: Path, **objective: An
     return configs.parse(yaml.safe_dump(tree), base=folder, where="bench").config
 
 
-def micro_batch_rows(config: RunConfig) -> int:
-    """As a run would choose them."""
-    return config.optim.micro_batch_rows or estimate.micro_batch_rows(config)
+def guard(config: RunConfig) -> MemoryGuard:
+    """Rows at once as a run would choose them."""
+    found = split(config)
+    return MemoryGuard(found.micro_batch_rows, found.decode_rows)
 
 
 # Texts of a wanted length.

@@ -25,7 +25,7 @@ def sft(policy: Policy, settings: Settings, told: Told) -> dict[str, Any]:
         config = bench_model.run_config(policy, settings, Path(folder))
     asked = bench_model.prompts(policy, settings.rows, settings.prompt_tokens)
     data = bench_model.replies(policy, asked, settings.max_tokens)
-    task = SupervisedTask(policy, config, data, data[:1], bench_model.micro_batch_rows(config))
+    task = SupervisedTask(policy, config, data, data[:1], bench_model.guard(config))
     trainer = Trainer(policy, config.optim, 1 << 20, bench_model.SEED)
     numbers = iter(range(1 << 20))
     batches = task.batches(StepWork(1))
@@ -48,7 +48,7 @@ def sft(policy: Policy, settings: Settings, told: Told) -> dict[str, Any]:
         "rows": settings.rows,
         "prompt_tokens": bare.rows.prompts.shape[1],
         "target_tokens": bare.rows.completions.shape[1],
-        "micro_batch_rows": task.micro_batch_rows,
+        "micro_batch_rows": task.guard.micro_batch_rows,
         **{side: timed.told(side, tokens=tokens) for side in sides},
         "load": timed.load.as_dict(),
     }

@@ -25,10 +25,10 @@ from engine.worker.bench_model import Settings
 from engine.worker.bench_rollout import require_whole
 from engine.worker.bench_timing import Clock, Side, Timed, Told, alternate
 from engine.worker.bench_update import BareUpdate, gradient_difference, require_all
+from engine.worker.measuring import timed_step
 from engine.worker.model import Policy
 from engine.worker.rewarding import Judge
 from engine.worker.step import RewardTask
-from engine.worker.task import Watch
 from engine.worker.trainer import Trainer
 
 _BETAS = (0.0, 0.04)
@@ -38,7 +38,7 @@ class Steps:
     """Steps of a run, one after the other, timed by their phases."""
 
     def __init__(self, policy: Policy, config: RunConfig, asked: list[Example], judge: Judge, settings: Settings) -> None:
-        self.task = RewardTask(policy, config, asked, asked, judge, bench_model.micro_batch_rows(config))
+        self.task = RewardTask(policy, config, asked, asked, judge, bench_model.guard(config))
         self.trainer = Trainer(policy, config.optim, 1 << 20, bench_model.SEED)
         self.settings = settings
         self.updates: list[list[Batch]] = []  # of the last step, the micro-batches of each
@@ -48,14 +48,7 @@ class Steps:
     def __call__(self, clock: Clock) -> None:
         """One step: the parts rollout, reward, score (where there is one) and update."""
         self._number += 1
-        work = self.task.begin(self._number, Watch(lambda _, name, __: clock.now(name), lambda: None, _refused))
-        self.updates = []
-        clock.now("update")
-        while len(work.updates) < self.task.updates_per_step:
-            self.updates.append(self.task.batches(work))
-            number = (self._number - 1) * self.task.updates_per_step + len(work.updates)
-            work.updates.append(self.trainer.update(number, self.updates[-1], self.task.loss))
-        clock.now(None)
+        work, self.updates = timed_step(self.task, self.task.guard, self.trainer, self._number, clock, _untold, _refused)
         self.prompts = [group.prompt.token_ids for group in work.groups]
         require_whole([rollout for group in work.groups for rollout in group.rollouts], self.settings)
         require_all(self.updates, self.settings.rows * self.task.updates_per_step // self.task.objective.minibatches)
@@ -102,7 +95,7 @@ def _told(timed: Timed, steps: Steps, settings: Settings) -> dict[str, Any]:
     found: dict[str, Any] = {
         "rows": settings.rows,
         "prompt_tokens": len(steps.prompts[0]),
-        "micro_batch_rows": steps.task.micro_batch_rows,
+        "micro_batch_rows": steps.task.guard.micro_batch_rows,
         "updates": steps.task.updates_per_step,
         "ours": {
             **{phase: timed.told("ours", phase) for phase in phases},
@@ -156,7 +149,7 @@ def _lengths(
         rows.append(
             {
                 "max_tokens": length,
-                "micro_batch_rows": steps.task.micro_batch_rows,
+                "micro_batch_rows": steps.task.guard.micro_batch_rows,
                 "milliseconds_per_token": {name: 1e3 * part["seconds"] / own.tokens for name, part in seconds.items()},
                 "peak_bytes_above_weights": {name: part["peak_bytes_above_weights"] for name, part in seconds.items()},
             }
@@ -177,7 +170,7 @@ def _judged(policy: Policy, settings: Settings) -> Iterator[tuple[Path, Judge]]:
 
 
 def _untold(_: str) -> None:
-    """A single pass has no progress to tell."""
+    """A pass by itself has no progress to tell."""
 
 
 def _refused(kind: str, message: str, remedy: str, **_: Any) -> None:

@@ -21,9 +21,10 @@ Mode = Literal["batch", "grouped", "alone"]
 MODES: tuple[Mode, ...] = ("batch", "grouped", "alone")
 EXACT_LIMIT, HALF_LIMIT = 1e-3, 0.1  # nats, mean over the probe's tokens; a wrong mask, offset or state is off by 0.6 to 19
 _PROMPTS = ((1, 2, 3, 4, 5, 6, 7, 8), (9, 8, 7, 6, 5))
-_FORCED = ((3, 5, 7, 9, 2), (4, 1, 8, 6, 5), (2, 9, 4, 7, 1), (6, 3, 1, 5, 8))  # what the rows go on with, whatever is likely
+_FORCED = ((3, 5, 7, 9), (4, 1, 8, 6), (2, 9, 4, 7), (6, 3, 1, 5))  # what the rows go on with, whatever is likely
 _OF_PROMPT = (0, 0, 1, 1)  # of each row
-_DROPPED_AFTER, _LEFT = 3, (1, 2)  # decoded tokens, and the rows that go on
+_DROPPED_AFTER, _LEFT = 2, (1, 2)  # decoded tokens, and the rows that go on
+_LATE = 3  # the row that takes a freed place then
 # what a cache or a family raises where rows cannot be together; a shape that does not fit is a ValueError
 REFUSALS = (ValueError, TypeError, AttributeError, NotImplementedError, IndexError, KeyError, RuntimeError)
 
@@ -43,6 +44,7 @@ class Decoding:
     mode: Mode
     gap: float  # mean |log-prob of the mode - that of one plain forward|, nats
     limit: float
+    refills: bool = False  # whether rows may take the places of those that stopped, beside rows that go on
 
     @property
     def agrees(self) -> bool:
@@ -61,60 +63,81 @@ def _kind(part: Any, mode: Mode) -> Any:
 
 def find(model: nn.Module) -> Decoding:
     """The first mode whose log-probabilities are those of plain forwards; where none is, the nearest that runs."""
-    halves = {mx.float16, mx.bfloat16}
-    plain = [_logprobs(model(mx.array([[*_PROMPTS[prompt], *own]]))[0]) for prompt, own in zip(_OF_PROMPT, _FORCED, strict=True)]
-    limit = HALF_LIMIT if model(mx.array([_PROMPTS[0]])).dtype in halves else EXACT_LIMIT
+    plain, dtype = _plain(model)
+    limit = HALF_LIMIT if dtype in (mx.float16, mx.bfloat16) else EXACT_LIMIT
     tried: list[Decoding] = []
     for mode in MODES:
-        try:
-            found = Decoding(mode, _gap(model, mode, plain), limit)
-        except REFUSALS:
-            continue
-        if found.agrees:
-            return found
-        tried.append(found)
+        for refills in (False,) if mode == "alone" else (True, False):
+            try:
+                found = Decoding(mode, _gap(model, mode, plain, refills), limit, refills)
+            except REFUSALS:
+                continue
+            if found.agrees:
+                return found
+            tried.append(found)
     return min(tried, key=lambda each: each.gap, default=Decoding("alone", float("inf"), limit))
 
 
-def _gap(model: nn.Module, mode: Mode, plain: Sequence[mx.array]) -> float:
+def _plain(model: nn.Module) -> tuple[list[mx.array], mx.Dtype]:
+    """Log-probabilities [T, V] of each row in a plain forward (rows of one prompt are as long as each other), and their type."""
+    found: list[mx.array] = []
+    for prompt, ids in enumerate(_PROMPTS):
+        rows = [[*ids, *own] for own, of in zip(_FORCED, _OF_PROMPT, strict=True) if of == prompt]
+        logits = model(mx.array(rows))
+        found.extend(_logprobs(logits))
+    return found, logits.dtype
+
+
+def _gap(model: nn.Module, mode: Mode, plain: Sequence[mx.array], refills: bool) -> float:
     """Mean difference of the forced tokens' log-probabilities, decoded as the sampler would."""
-    if mode == "alone":
-        rows = [[place] for place in range(len(_FORCED))]
-        gaps = [gap for row in rows for gap in _forced(model, row, mode, plain)]
-    else:
-        gaps = _forced(model, list(range(len(_FORCED))), mode, plain)
+    together = [[row] for row in range(len(_FORCED))] if mode == "alone" else [list(range(len(_FORCED)))]
+    gaps = [gap for rows in together for gap in _forced(model, rows, mode, plain, refills)]
     return scalar(mx.mean(mx.stack(gaps)))
 
 
-def _forced(model: nn.Module, rows: list[int], mode: Mode, plain: Sequence[mx.array]) -> list[mx.array]:
+def _forced(model: nn.Module, rows: list[int], mode: Mode, plain: Sequence[mx.array], refills: bool) -> list[mx.array]:
+    first = [row for row in rows if not (refills and row == _LATE)]
+    logits, cache = _begun(model, first, mode)
+    running = dict.fromkeys(first, 0)  # row: tokens it has
+    gaps: list[mx.array] = []
+    while running:
+        logprobs = _logprobs(logits)
+        for place, (row, position) in enumerate(running.items()):
+            token, at = _FORCED[row][position], len(_PROMPTS[_OF_PROMPT[row]]) - 1 + position
+            gaps.append(mx.abs(logprobs[place, token] - plain[row][at, token]))
+        tokens = mx.array([[_FORCED[row][position]] for row, position in running.items()])
+        running = {row: position + 1 for row, position in running.items()}
+        if max(running.values()) == len(_FORCED[0]):
+            break
+        logits = model(tokens, cache=cache)[:, -1]
+        if max(running.values()) == _DROPPED_AFTER and len(rows) > 1:
+            keep = mx.array([place for place, row in enumerate(running) if row in _LEFT])
+            for part in cache:
+                part.filter(keep)
+            logits, running = logits[keep], {row: position for row, position in running.items() if row in _LEFT}
+            if refills:
+                late, more = _begun(model, [_LATE], mode)
+                for part, other in zip(cache, more, strict=True):
+                    part.extend(other)
+                logits, running[_LATE] = mx.concatenate([logits, late]), 0
+    return gaps
+
+
+def _begun(model: nn.Module, rows: Sequence[int], mode: Mode) -> tuple[mx.array, list[Any]]:
+    """Logits after the rows' prompts [B, V], each prompt read once, and the caches that hold them."""
     prompts = sorted({_OF_PROMPT[row] for row in rows})
     caches, ends = [], []
     for prompt in prompts:
         cache = make_prompt_cache(model)
         ends.append(model(mx.array([_PROMPTS[prompt]]), cache=cache)[:, -1])
         caches.append(cache)
+    if mode == "alone":
+        return ends[0], caches[0]
+    together = merged(caches, mode)
     each = mx.array([prompts.index(_OF_PROMPT[row]) for row in rows])
-    logits = mx.concatenate(ends)[each]
-    together = caches[0]
-    if mode != "alone":
-        together = merged(caches, mode)
-        for part in together:
-            part.filter(each)
-    gaps = []
-    for position in range(len(_FORCED[0])):
-        logprobs = _logprobs(logits)
-        for place, row in enumerate(rows):
-            token, at = _FORCED[row][position], len(_PROMPTS[_OF_PROMPT[row]]) - 1 + position
-            gaps.append(mx.abs(logprobs[place, token] - plain[row][at, token]))
-        if position + 1 == _DROPPED_AFTER and len(rows) > 1:
-            keep = mx.array([place for place, row in enumerate(rows) if row in _LEFT])
-            for part in together:
-                part.filter(keep)
-            rows = [row for row in rows if row in _LEFT]
-        if position + 1 < len(_FORCED[0]):
-            tokens = mx.array([[_FORCED[row][position]] for row in rows])
-            logits = model(tokens, cache=together)[:, -1]
-    return gaps
+    for part in together:
+        part.filter(each)
+    return mx.concatenate(ends)[each], together
 
 
 def _logprobs(logits: mx.array) -> mx.array:

@@ -11,6 +11,7 @@ Prompts are computed once for all their completions where the family allows it (
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,6 +19,7 @@ import mlx.core as mx
 import numpy as np
 
 from engine.chunking import chunk_positions, padded_positions, whole_positions
+from engine.worker import recompute
 from engine.worker.batching import Batch, Floats, Row, pack
 from engine.worker.heads import holding, mode, noise, read_by_head, vocabulary
 from engine.worker.model import Policy
@@ -88,13 +90,14 @@ def _of_batch(policy: Policy, batch: Batch, ask: _Ask) -> Columns:
     """[B, C] for each column: gather the positions that count into [N, D], compute, and put the values back."""
     counts = batch.mask > 0  # [B, C]
     targets = batch.completions[counts]  # [n]
-    if policy.shares(batch):
-        states = policy.hidden_of_completions(batch)  # [B, C, D]
-        places = np.flatnonzero(counts)
-    else:
-        tokens, positions = batch.sequences()
-        states = policy.hidden(mx.array(tokens))  # [B, T, D]
-        places = (tokens.shape[1] * np.arange(len(tokens), dtype=np.int32)[:, None] + positions)[counts]
+    with recompute.saving(policy) if ask.gradient else nullcontext():
+        if policy.shares(batch):
+            states = policy.hidden_of_completions(batch)  # [B, C, D]
+            places = np.flatnonzero(counts)
+        else:
+            tokens, positions = batch.sequences()
+            states = policy.hidden(mx.array(tokens))  # [B, T, D]
+            places = (tokens.shape[1] * np.arange(len(tokens), dtype=np.int32)[:, None] + positions)[counts]
     filling = (0, padded_positions(places.size) - places.size)  # some position more, whose values nobody reads
     hidden = states.flatten(0, 1)[mx.array(np.pad(places, filling))]  # [N, D]
     columns = _of_positions(policy, hidden, mx.array(np.pad(targets, filling)), ask)

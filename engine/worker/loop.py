@@ -21,6 +21,7 @@ from engine.runs.record import RunRecord
 from engine.worker import checkpoint, summary
 from engine.worker.canaries import Canaries
 from engine.worker.companion import Companion, StopRequested
+from engine.worker.guard import MemoryGuard
 from engine.worker.history import Finding, History
 from engine.worker.model import Policy
 from engine.worker.task import Evaluation, Task, Watch
@@ -70,7 +71,7 @@ class Loop:
     policy: Policy
     trainer: Trainer
     task: Task
-    micro_batch_rows: int
+    guard: MemoryGuard
     cursor: Cursor = field(default_factory=Cursor)
     _saved: tuple[int, int] | None = None
     _saved_t: float = field(default_factory=time.monotonic)
@@ -116,7 +117,7 @@ class Loop:
     def _step(self, step: int) -> None:
         self.companion.step = step - 1
         start, before = self.companion.clock(), 0.0
-        mx.reset_peak_memory()
+        self.guard.begin()
         self.companion.attend()
         if self.cursor.work is None:
             work = self.task.begin(step, self._watch)
@@ -131,7 +132,7 @@ class Loop:
             work.seconds["total"] = before + self.companion.clock() - start
         self.cursor.work = None
         self.cursor.done = self.companion.step = step
-        self._report(with_bytes(self.task.metrics(work)))
+        self._report(replace(self.task.metrics(work), bytes=self._bytes()))
         self._evaluate_if_due(step)
         due = time.monotonic() - self._saved_t >= 60 * self.config.run.checkpoint_minutes
         if due or step % self.config.run.checkpoint_every == 0 or step == self.config.run.steps:
@@ -157,8 +158,9 @@ class Loop:
             self._skipped(work, result, broken)
         else:
             with self._watch.timed(work.step, "update", len(work.updates)):
-                batches = self.task.batches(work)
-                result = self.trainer.update(number, batches, self.task.loss)
+                batches, result = self.guard.update(
+                    lambda: self.task.batches(work), lambda made: self.trainer.update(number, made, self.task.loss)
+                )
             if result.applied:
                 self.cursor.nonfinite = 0
             else:
@@ -237,7 +239,9 @@ class Loop:
         name = checkpoint.folder_name(*place)
         state = {
             "cursor": self.cursor.as_dict(),
-            "micro_batch_rows": self.micro_batch_rows,
+            "micro_batch_rows": self.guard.micro_batch_rows,
+            "decode_rows": self.guard.decode_rows,
+            "recomputes": self.policy.recomputes,
             "history": self._canaries.history.as_dict(),
         }
         checkpoint.save(self.record.checkpoints_dir / name, self.policy, self.trainer, state, self.record.adapters_dir)
@@ -260,25 +264,19 @@ class Loop:
         sign = -1.0 if self.config.method == "sft" else 1.0
         found = summary.summarise(base, best, last, sign)
         found["adapter"] = str(self.record.adapters_dir)
-        found["command"] = summary.generate_command(self.policy.folder, self.record.adapters_dir, self.task.example)
+        found["command"] = summary.generate_command(self.config, self.record, self.policy.folder, self.task.example)
         return found
+
+    def _bytes(self) -> dict[str, int]:
+        """MLX's own counters: the peak since the step began, what is in use, and what it keeps for reuse."""
+        return {"peak": self.guard.peak(), "active": mx.get_active_memory(), "cache": mx.get_cache_memory()}
 
     def _phase(self, step: int, name: str, update: int | None) -> None:
         self.companion.phase = name
-        self.companion.bytes = memory_bytes()
+        self.companion.bytes = self._bytes()
         self.journal.write("phase", step=step, name=name, **({} if update is None else {"update": update}))
 
 
 def evaluation_state(step: int, found: Evaluation) -> dict[str, Any]:
     """What comparing two evaluations later needs, JSON-able."""
     return {"step": step, "score": found.score, "rows": list(found.rows), "counts": list(found.counts)}
-
-
-def memory_bytes() -> dict[str, int]:
-    """MLX's own counters: the peak since the step began, what is in use, and what it keeps for reuse."""
-    return {"peak": mx.get_peak_memory(), "active": mx.get_active_memory(), "cache": mx.get_cache_memory()}
-
-
-def with_bytes(metrics: Any) -> Any:
-    """The metrics with the step's memory counters."""
-    return replace(metrics, bytes=memory_bytes())

@@ -8,7 +8,7 @@ by trying it at load. What is left out: prompts of unequal length in one batch w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import mlx.core as mx
@@ -27,25 +27,33 @@ _COMPLETIONS = ((3, 5, 7), (4, 1, 8), (2, 9, 4), (6, 3, 1))
 _OF_PROMPT = (0, 1, 1, 0)
 
 
-class PrefixCache:
-    """Keys and values of prompts of unequal length, and those of the completions behind them: what attention asks of a cache.
+class LentCache(ConcatenateKVCache):
+    """Keys and values of prompts of one length, lent to the completions behind them: what attention asks of a cache.
 
-    Row b has `lengths[b]` prompt tokens; its completion goes on at that position. Prompt keys beyond that are padding.
+    Row b goes on from prompt `rows[b]`. Each layer repeats its prompts for their rows when it needs them, and keeps nothing: a
+    layer that is computed again (recompute.py) holds one copy until then.
     """
 
-    def __init__(self, keys: mx.array, values: mx.array, lengths: mx.array, is_grouped: bool) -> None:
-        self.keys, self.values = keys, values  # [B, heads, P, head_dim]
-        self.lengths = lengths  # [B]
-        self.is_grouped = is_grouped  # the mask gets one axis more: see decoding.GroupedMask
-
-    @property
-    def offset(self) -> mx.array:
-        """Positions of the first completion tokens, [B]."""
-        return self.lengths
+    def __init__(self, keys: mx.array, values: mx.array, rows: mx.array) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.keys: mx.array = keys  # [U, heads, P, head_dim]
+        self.values: mx.array = values
+        self.offset: Any = keys.shape[2]  # positions of the first completion tokens: a number or [B]
+        self.rows = rows  # [B]
 
     def update_and_fetch(self, keys: mx.array, values: mx.array) -> tuple[mx.array, mx.array]:
         """Prompt and completion joined: [B, heads, P + C, head_dim]."""
-        return mx.concatenate([self.keys, keys], axis=2), mx.concatenate([self.values, values], axis=2)
+        return mx.concatenate([self.keys[self.rows], keys], axis=2), mx.concatenate([self.values[self.rows], values], axis=2)
+
+
+class PrefixCache(LentCache):
+    """The same for prompts of unequal length. Row b has `lengths[b]` prompt tokens; its completion goes on at that position.
+    Prompt keys beyond that are padding."""
+
+    def __init__(self, keys: mx.array, values: mx.array, rows: mx.array, lengths: mx.array, is_grouped: bool) -> None:
+        super().__init__(keys, values, rows)
+        self.offset = self.lengths = lengths  # [B]
+        self.is_grouped = is_grouped  # the mask gets one axis more: see decoding.GroupedMask
 
     def make_mask(self, N: int, return_array: bool = False, window_size: int | None = None) -> mx.array:
         """Who may look at whom, [B, 1, N, P + N]."""
@@ -94,10 +102,8 @@ def _going_on(part: Any, rows: mx.array, lengths: mx.array | None, is_grouped: b
             return ConcatenateKVCache()
         if lengths is not None or is_grouped:
             own = mx.full(rows.shape, part.keys.shape[2]) if lengths is None else lengths
-            return PrefixCache(part.keys[rows], part.values[rows], own, is_grouped)
-        joined = ConcatenateKVCache()
-        joined.state = (part.keys[rows], part.values[rows])
-        return joined
+            return PrefixCache(part.keys, part.values, rows, own, is_grouped)
+        return LentCache(part.keys, part.values, rows)
     if lengths is not None:
         raise ValueError("recurrent state of prompts of unequal length")
     made = ArraysCache(len(part.cache))
@@ -109,15 +115,17 @@ def find(run: Run, model: nn.Module, is_grouped: bool) -> Sharing:
     """Which prompts may share a batch: `any`, those of `equal` length, or `none`, since the family's caches do not allow it or
     do not give what plain rows give."""
     for sharing in ("any", "equal"):
-        prompts = _PROMPTS[sharing]
-        batch = _batch(prompts)
-        plain = [run(mx.array([[*prompts[p], *c]]), None)[0] for p, c in zip(_OF_PROMPT, _COMPLETIONS, strict=True)]
+        prompts, batch = _PROMPTS[sharing], probe(sharing)
+        plain: dict[int, mx.array] = {}  # of each row [T, D]: rows of one prompt are as long as each other, and run together
+        for number, prompt in enumerate(prompts):
+            own = [row for row, of in enumerate(_OF_PROMPT) if of == number]
+            plain.update(zip(own, run(mx.array([[*prompt, *_COMPLETIONS[row]] for row in own]), None), strict=True))
         try:
             found = hidden_of_completions(run, model, batch, is_grouped)
             gaps = []
-            for row, (prompt, states) in enumerate(zip(_OF_PROMPT, plain, strict=True)):
-                start = len(prompts[prompt]) - 1
-                wanted = states[start : start + found.shape[1]].astype(mx.float32)
+            for row, of in enumerate(_OF_PROMPT):
+                start = len(prompts[of]) - 1
+                wanted = plain[row][start : start + found.shape[1]].astype(mx.float32)
                 gaps.append(mx.abs(found[row].astype(mx.float32) - wanted).mean() / mx.abs(wanted).mean())
             gap = scalar(mx.mean(mx.stack(gaps)))
         except REFUSALS:
@@ -127,7 +135,9 @@ def find(run: Run, model: nn.Module, is_grouped: bool) -> Sharing:
     return "none"
 
 
-def _batch(prompts: Sequence[Sequence[int]]) -> Batch:
+def probe(sharing: str) -> Batch:
+    """A few tokens of two prompts, whose lengths differ (`any`) or do not (`equal`), and of two completions each."""
+    prompts = _PROMPTS[sharing]
     width = max(map(len, prompts))
     rows = len(_COMPLETIONS)
     return Batch(

@@ -10,6 +10,7 @@ from engine.types import Example, Group, Prompt
 from engine.worker import keys
 from engine.worker.advantages import has_signal
 from engine.worker.credit import shaped
+from engine.worker.guard import MemoryGuard
 from engine.worker.model import Policy
 from engine.worker.rewarding import Judge
 from engine.worker.sampler import sample
@@ -28,11 +29,14 @@ class Gathered:
 class Gatherer:
     """Samples and judges; what a step gathers depends on its number and the weights alone."""
 
-    def __init__(self, policy: Policy, config: RunConfig, judge: Judge, data: Sequence[tuple[Prompt, Example]]) -> None:
+    def __init__(
+        self, policy: Policy, config: RunConfig, judge: Judge, data: Sequence[tuple[Prompt, Example]], guard: MemoryGuard
+    ) -> None:
         self.policy = policy
         self.config = config
         self.judge = judge
         self.data = data
+        self.guard = guard
         self.objective = config.resolved_objective()
 
     def gather(self, step: int, watch: Watch) -> Gathered:
@@ -66,16 +70,20 @@ class Gatherer:
         chosen = [self.data[i] for i in rows]
         prompts, examples = [prompt for prompt, _ in chosen], [example for _, example in chosen]
         with watch.timed(step, "rollout"):
-            rollouts = sample(
-                self.policy,
-                prompts,
-                sampling.group_size,
-                max_tokens=sampling.max_completion_tokens,
-                temperature=sampling.temperature,
-                seed=self.config.run.seed,
-                step=step,
-                purpose=f"refill {number}" if number else "sample",
-                alive=watch.alive,
+            rollouts = self.guard.sampled(
+                len(prompts) * sampling.group_size,
+                lambda rows_at_once: sample(
+                    self.policy,
+                    prompts,
+                    sampling.group_size,
+                    max_tokens=sampling.max_completion_tokens,
+                    temperature=sampling.temperature,
+                    seed=self.config.run.seed,
+                    step=step,
+                    purpose=f"refill {number}" if number else "sample",
+                    rows_at_once=rows_at_once,
+                    alive=watch.alive,
+                ),
             )
         with watch.timed(step, "reward"):
             return self.judge.groups(prompts, examples, rollouts, step, extra=number > 0)

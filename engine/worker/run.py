@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 
 from engine import config as configs
-from engine import estimate, hardware
+from engine import hardware
 from engine.config import RunConfig
 from engine.data import formats
 from engine.errors import InputError
@@ -18,9 +18,11 @@ from engine.methods import method
 from engine.models.sources import with_weights
 from engine.runs.journal import JournalReader, JournalWriter
 from engine.runs.record import RunRecord
-from engine.worker import checkpoint
+from engine.splitting import split
+from engine.worker import checkpoint, recompute
 from engine.worker.companion import Companion, StopRequested
 from engine.worker.decoding import Decoding
+from engine.worker.guard import MemoryGuard
 from engine.worker.loop import Loop
 from engine.worker.model import Policy, load_policy
 from engine.worker.rewarding import Judge
@@ -80,15 +82,17 @@ def _start(record: RunRecord, journal: JournalWriter, companion: Companion, resu
     journal.write("started", pid=os.getpid(), resumed=resume, **surroundings)
     for change in changes(first, surroundings):
         companion.warn("surroundings-changed", change, "the same bits come only from the same; the run goes on with this")
+    if latest is not None:  # a pause or a stop may come before it is loaded
+        companion.step = int(checkpoint.read_state(latest)["cursor"]["done"])
     folder = _weights(config.model, journal, companion)
     policy = load_policy(folder, config.adapter, config.run.seed, config.chat, config.quantize)
     if policy.decoding.mode == "alone" or not policy.decoding.agrees:
         _warn_of_decoding(policy.decoding, companion.warn)
-    rows = _micro_batch_rows(config, latest)
+    guard, policy.recomputes = split_of(config, policy, latest, companion.warn)
     data = formats.load_training_data(config)
-    task = _task(config, policy, data, rows, companion.warn)
+    task = task_of(config, policy, data, guard, companion.warn)
     trainer = Trainer(policy, config.optim, config.run.steps * task.updates_per_step, config.run.seed)
-    loop = Loop(config, record, journal, companion, policy, trainer, task, rows)
+    loop = Loop(config, record, journal, companion, policy, trainer, task, guard)
     if latest is not None:
         loop.restore(latest)
     if resume:
@@ -97,22 +101,36 @@ def _start(record: RunRecord, journal: JournalWriter, companion: Companion, resu
     return loop
 
 
+class _Pause(Exception):
+    """A pause was asked for: what is being fetched ends here, and goes on from here after it."""
+
+
 def _weights(model: str, journal: JournalWriter, companion: Companion) -> Path:
     """The folder to load. A .gguf file is made into one the first time, a model of the hub is fetched: the phases `converting`
-    and `downloading`, which can be stopped. Their event has the bytes of all and of those that are done, heartbeats too."""
+    and `downloading`, which can be paused and stopped. Their event has the bytes of all and of those that are done, heartbeats
+    too."""
     before = companion.phase
-    name, keys = ("converting", ("converted", "to_convert"))
-    if not configs.is_gguf(Path(model)):
-        name, keys = ("downloading", ("downloaded", "to_download"))
+    is_converted = configs.is_gguf(Path(model))
+    name, keys = ("converting", ("converted", "to_convert")) if is_converted else ("downloading", ("downloaded", "to_download"))
 
     def told(done: int, total: int) -> None:
+        if companion.is_to_pause:
+            companion.phase, companion.bytes = before, {}
+            if not is_converted:
+                raise _Pause  # threads fetch: they end, each at its next piece, which stays on the disk
+            companion.attend_while_loading()
         if companion.phase != name:
             companion.phase = name
             journal.write("phase", step=companion.step, name=name, bytes=total, **({"done": done} if done else {}))
         companion.bytes = dict(zip(keys, (done, total), strict=True))
         companion.attend_stop()
 
-    folder = with_weights(configs.model_folder(model), told)
+    folder = None
+    while folder is None:
+        try:
+            folder = with_weights(configs.model_folder(model), told)
+        except _Pause:
+            companion.attend_while_loading()
     if companion.phase != before:
         companion.phase, companion.bytes = before, {}
         journal.write("phase", step=companion.step, name=before)
@@ -130,7 +148,8 @@ def _warn_of_decoding(found: Decoding, warn: Warn) -> None:
         warn("cache-disagrees", message, remedy)
 
 
-def _task(config: RunConfig, policy: Policy, data: formats.TrainingData, rows: int, warn: Warn) -> Task:
+def task_of(config: RunConfig, policy: Policy, data: formats.TrainingData, guard: MemoryGuard, warn: Warn) -> Task:
+    """The config's kind of training on its data; what is left out is warned about. Raises InputError where no row fits."""
     kind = method(config.method).kind
     train, held_out = data.train, data.held_out
     unusable = sum(len(file.problems) for file in data.files)
@@ -138,10 +157,10 @@ def _task(config: RunConfig, policy: Policy, data: formats.TrainingData, rows: i
         warn("rows-unusable", f"{unusable} rows cannot be used and are left out", f"droid-tune validate {config.data.train}")
     task: RewardTask | SupervisedTask
     if kind == "sft":
-        task = SupervisedTask(policy, config, train, held_out, rows)
+        task = SupervisedTask(policy, config, train, held_out, guard)
     else:
         columns = {name for example in (*train, *held_out) for name in example.columns}
-        task = RewardTask(policy, config, train, held_out, Judge(config.rewards, warn, policy.decode, columns), rows)
+        task = RewardTask(policy, config, train, held_out, Judge(config.rewards, warn, policy.decode, columns), guard)
     for given, what, used, left_out in (
         (train, "training", len(task.train), task.left_out[0]),
         (held_out, "held-out", len(task.held_out), task.left_out[1]),
@@ -167,8 +186,17 @@ def _task(config: RunConfig, policy: Policy, data: formats.TrainingData, rows: i
     return task
 
 
-def _micro_batch_rows(config: RunConfig, latest: Path | None) -> int:
-    """The plan of the checkpoint where there is one: another split would change the last bits of the sums."""
+def split_of(config: RunConfig, policy: Policy, latest: Path | None, warn: Warn) -> tuple[MemoryGuard, bool]:
+    """How the work is cut, and whether layers are computed again: as planned, or as the checkpoint has it, since another split
+    would change the last bits of the sums."""
+    planned = split(config)
+    guard = MemoryGuard(planned.micro_batch_rows, planned.decode_rows, planned.limit_bytes, planned.update_bytes_per_token, warn)
     if latest is not None:
-        return int(checkpoint.read_state(latest)["micro_batch_rows"])
-    return config.optim.micro_batch_rows or estimate.micro_batch_rows(config)
+        state = checkpoint.read_state(latest)  # older ones hold the first only
+        guard.micro_batch_rows, guard.decode_rows = int(state["micro_batch_rows"]), state.get("decode_rows")
+        return guard, bool(state.get("recomputes", False))
+    recomputes = planned.recomputes and recompute.is_exact(policy)
+    if planned.recomputes and not recomputes:
+        message = "this model's layers cannot be computed again exactly: their activations are kept"
+        warn("layers-kept", message, "set optim.micro_batch_rows lower if memory runs short")
+    return guard, recomputes

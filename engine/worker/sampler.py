@@ -1,27 +1,28 @@
 """Rollouts: one batch over all prompts x group of a step, each prompt prefilled once, in a loop of our own.
 
-The cache objects are mlx_lm's: prefill each prompt alone, merge, decode the rows together, filter those that stopped; or, where
-decoding.py found that the family cannot, one row after the other. What is left out, and why: mlx_lm's BatchGenerator (it reports
-log-probabilities of temperature 1 in the model's own precision), top-p and top-k (the scored policy would be another one).
+The cache objects are mlx_lm's: prefill each prompt alone, merge, decode the rows together, filter those that stopped, and put
+rows that wait into the freed places (where the memory plan does not let all begin at once); or, where decoding.py found that the
+family cannot, one row after the other. What is left out, and why: mlx_lm's BatchGenerator (it reports log-probabilities of
+temperature 1 in the model's own precision), top-p and top-k (the scored policy would be another one).
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
 from engine.types import Prompt, Rollout
-from engine.worker import keys
+from engine.worker import keys, lean
 from engine.worker.decoding import merged
 from engine.worker.model import Policy
 from engine.worker.trees import floats
 
-_SHRINK = 0.75  # finished rows are dropped from the batch when no more than this share is still running: a drop copies the cache
+_SHRINK = 0.75  # places are cleared and filled when no more than this share still runs: doing so copies the cache
 
 
 def sample(
@@ -35,24 +36,21 @@ def sample(
     step: int,
     purpose: str = "sample",
     greedy: bool = False,
+    rows_at_once: int | None = None,
     alive: Callable[[], None] = lambda: None,
 ) -> list[list[Rollout]]:
     """`group_size` rollouts of each prompt, [prompts][group_size].
 
     Every draw has a key of its own, made of (seed, step, purpose, prompt id, its repetition, member, position); log-probabilities
-    are those of softmax(logits / temperature) in float32. `alive` is called once per decoded position.
+    are those of softmax(logits / temperature) in float32. No more than `rows_at_once` rows are decoded together (None: all);
+    the others wait for a place. `alive` is called once per decoded position.
     """
     names = [(*name, member) for name in _names(prompts) for member in range(group_size)]
-    starts = [(keys.key32(seed, step, purpose, *name[:2]), name[2] << 16) for name in names]  # [B] (key of the prompt, member)
-    ask = _Ask(max_tokens, temperature, greedy)
-    if policy.decoding.mode == "alone":
-        made = [
-            rollout
-            for place, start in enumerate(starts)
-            for rollout in _decode(policy, *_prefill(policy, prompts[place // group_size]), [start], ask, alive)
-        ]
-    else:
-        made = _decode(policy, *_prefill_together(policy, prompts, group_size), starts, ask, alive)
+    rows = [_Row(keys.key32(seed, step, purpose, *name[:2]), name[2] << 16) for name in names]
+    waiting = _Waiting(policy, prompts, group_size)
+    with lean.adapters(policy.model):
+        _Decoder(policy, rows, waiting, _Ask(max_tokens, temperature, greedy), rows_at_once or len(rows), alive).run()
+    made = [_rollout(policy, row) for row in rows]
     return [made[start : start + group_size] for start in range(0, len(made), group_size)]
 
 
@@ -65,42 +63,122 @@ class _Ask:
     greedy: bool
 
 
-def _decode(
-    policy: Policy,
-    logits: mx.array,
-    cache: list[Any],
-    starts: Sequence[tuple[int, int]],
-    ask: _Ask,
-    alive: Callable[[], None],
-) -> list[Rollout]:
-    """The rows' rollouts, from the logits after their prompts [B, V] and the caches that hold these."""
-    base = mx.array(list(starts), dtype=mx.uint32)  # [B, 2]
-    taken: list[list[int]] = [[] for _ in starts]
-    scored: list[list[float]] = [[] for _ in starts]
-    running = list(range(len(starts)))  # the row that each place of the batch holds
-    done = [False] * len(starts)
-    for position in range(ask.max_tokens):
-        token, logprob = _draw(logits, base + mx.array([0, position], dtype=mx.uint32), ask.temperature, ask.greedy)
-        if position + 1 < ask.max_tokens:
-            logits = policy.model(token[:, None], cache=cache)[:, -1]
-            mx.async_eval(token, logprob, logits)
-        for place, (one, value) in enumerate(zip(floats(token), floats(logprob), strict=True)):
-            row = running[place]
-            if not done[row]:
-                taken[row].append(int(one))
-                scored[row].append(value)
-                done[row] = one in policy.stop_ids
-        alive()
-        left = [place for place, row in enumerate(running) if not done[row]]
-        if not left:
-            break
-        if len(left) <= _SHRINK * len(running):
+@dataclass(slots=True)
+class _Row:
+    """One completion as far as it has come."""
+
+    key: int  # of its prompt
+    member: int  # shifted, so that positions fit below it
+    taken: list[int] = field(default_factory=list)
+    scored: list[float] = field(default_factory=list)
+    done: bool = False
+
+
+class _Waiting:
+    """Rows that have not begun, in order. A prompt is prefilled when its first row begins and held until its last one does."""
+
+    def __init__(self, policy: Policy, prompts: Sequence[Prompt], group_size: int) -> None:
+        self.policy, self.prompts, self.group_size = policy, prompts, group_size
+        self.begun = 0
+        self._held: tuple[int, mx.array, list[Any]] | None = None  # prompt, logits after it [1, V], caches
+
+    @property
+    def left(self) -> int:
+        return len(self.prompts) * self.group_size - self.begun
+
+    def begin(self, number: int) -> tuple[mx.array, list[Any]]:
+        """Logits [B, V] after the prompts of the next `number` rows, and the merged caches that hold these."""
+        places = [row // self.group_size for row in range(self.begun, self.begun + number)]
+        self.begun += number
+        chosen = sorted(set(places))
+        ends, caches = zip(*(self._prefilled(place) for place in chosen), strict=True)
+        last = chosen[-1]
+        self._held = (last, ends[-1], caches[-1]) if self.left and self.begun % self.group_size else None
+        together = merged(caches, self.policy.decoding.mode)
+        each = mx.array([place - chosen[0] for place in places])  # [B]
+        for part in together:
+            part.filter(each)
+        return mx.concatenate(ends, axis=0)[each], together
+
+    def begin_alone(self) -> tuple[mx.array, list[Any]]:
+        """The same for the next row by itself: [1, V] and its own caches, not merged."""
+        self.begun += 1
+        return self._prefill(self.prompts[(self.begun - 1) // self.group_size])
+
+    def _prefilled(self, place: int) -> tuple[mx.array, list[Any]]:
+        if self._held is not None and self._held[0] == place:
+            return self._held[1:]
+        return self._prefill(self.prompts[place])
+
+    def _prefill(self, prompt: Prompt) -> tuple[mx.array, list[Any]]:
+        cache = make_prompt_cache(self.policy.model)
+        return self.policy.head(self.policy.hidden(mx.array([prompt.token_ids]), cache=cache)[:, -1:])[:, -1], cache
+
+
+class _Decoder:
+    """The rows that run, each in a place of the batch."""
+
+    def __init__(
+        self, policy: Policy, rows: Sequence[_Row], waiting: _Waiting, ask: _Ask, places: int, alive: Callable[[], None]
+    ) -> None:
+        self.policy, self.rows, self.waiting, self.ask, self.alive = policy, rows, waiting, ask, alive
+        self.is_alone = policy.decoding.mode == "alone"
+        self.places = 1 if self.is_alone else min(places, len(rows))
+        self.running: list[_Row] = []
+        self.logits = mx.zeros((0, 0))  # [B, V] after the last token of each place
+        self.cache: list[Any] = []
+        self.keys = mx.zeros((0, 2), dtype=mx.uint32)  # [B, 2] of each place's next draw, less `drawn` in the second column
+        self.drawn = 0
+
+    def run(self) -> None:
+        """Until no row waits and none runs."""
+        while True:
+            left = [place for place, row in enumerate(self.running) if not row.done]
+            if not left and not self.waiting.left:
+                return
+            if len(left) <= _SHRINK * (self.places if self._fills(left) else len(self.running)):
+                self._clear_and_fill(left)
+            self._one_position()
+            self.alive()
+
+    def _fills(self, left: Sequence[int]) -> bool:
+        """Whether rows that wait may begin now: beside others only where the family's caches can be extended."""
+        return bool(self.waiting.left) and (self.policy.decoding.refills or not left)
+
+    def _clear_and_fill(self, left: list[int]) -> None:
+        """Drop the places whose rows are done, and begin rows that wait."""
+        if left and len(left) < len(self.running):
             keep = mx.array(left)
-            for part in cache:
+            for part in self.cache:
                 part.filter(keep)
-            logits, base = logits[keep], base[keep]
-            running = [running[place] for place in left]
-    return [_rollout(policy, ids, values) for ids, values in zip(taken, scored, strict=True)]
+            self.logits = self.logits[keep]
+        running = [self.running[place] for place in left]
+        number = min(self.places - len(left), self.waiting.left) if self._fills(left) else 0
+        if number:
+            first = self.waiting.begun
+            logits, cache = self.waiting.begin_alone() if self.is_alone else self.waiting.begin(number)
+            if running:
+                for part, other in zip(self.cache, cache, strict=True):
+                    part.extend(other)
+                logits, cache = mx.concatenate([self.logits, logits]), self.cache
+            self.logits, self.cache = logits, cache
+            running += self.rows[first : first + number]
+        self.running, self.drawn = running, 0
+        self.keys = mx.array([(row.key, row.member + len(row.taken)) for row in running], dtype=mx.uint32)
+
+    def _one_position(self) -> None:
+        """One token of every place; those of rows that are done are not kept."""
+        row_keys = self.keys + mx.array([0, self.drawn], dtype=mx.uint32)
+        self.drawn += 1
+        token, logprob = _draw(self.logits, row_keys, self.ask.temperature, self.ask.greedy)
+        if any(len(row.taken) + 1 < self.ask.max_tokens for row in self.running if not row.done):
+            self.logits = self.policy.model(token[:, None], cache=self.cache)[:, -1]
+            mx.async_eval(token, logprob, self.logits)  # under way while the host looks at the tokens
+        for row, one, value in zip(self.running, floats(token), floats(logprob), strict=True):
+            if not row.done:
+                row.taken.append(int(one))
+                row.scored.append(value)
+                row.done = one in self.policy.stop_ids or len(row.taken) == self.ask.max_tokens
 
 
 def _names(prompts: Sequence[Prompt]) -> list[tuple[int, int]]:
@@ -124,22 +202,6 @@ def _categorical(logits: mx.array, key: mx.array) -> mx.array:
     return mx.random.categorical(logits, key=key)
 
 
-def _prefill(policy: Policy, prompt: Prompt) -> tuple[mx.array, list[Any]]:
-    """Logits after the prompt's last token [1, V], and the caches that hold it."""
-    cache = make_prompt_cache(policy.model)
-    return policy.head(policy.hidden(mx.array([prompt.token_ids]), cache=cache)[:, -1:])[:, -1], cache
-
-
-def _prefill_together(policy: Policy, prompts: Sequence[Prompt], group_size: int) -> tuple[mx.array, list[Any]]:
-    """The same, one row for each of a prompt's completions: [B, V] and the merged caches."""
-    ends, caches = zip(*(_prefill(policy, prompt) for prompt in prompts), strict=True)
-    together = merged(caches, policy.decoding.mode)
-    each = mx.repeat(mx.arange(len(prompts)), group_size)  # [B]
-    for part in together:
-        part.filter(each)
-    return mx.concatenate(ends, axis=0)[each], together
-
-
-def _rollout(policy: Policy, ids: list[int], logprobs: list[float]) -> Rollout:
-    finish = "stop" if ids[-1] in policy.stop_ids else "length"
-    return Rollout(tuple(ids), tuple(logprobs), "stop" if finish == "stop" else "length", policy.decode(ids))
+def _rollout(policy: Policy, row: _Row) -> Rollout:
+    finish = "stop" if row.taken[-1] in policy.stop_ids else "length"
+    return Rollout(tuple(row.taken), tuple(row.scored), "stop" if finish == "stop" else "length", policy.decode(row.taken))

@@ -14,6 +14,7 @@ from engine.config import RunConfig
 from engine.types import Example, Group, Message, Prompt, StepMetrics
 from engine.worker.batching import Batch, Floats, Row, aggregation_weights, minibatches, pack
 from engine.worker.credit import advantages_of, top_entropy, with_advantages
+from engine.worker.guard import MemoryGuard
 from engine.worker.logprobs import completion_logprobs, completion_logprobs_and_entropy, score, score_with_entropy
 from engine.worker.losses import policy_loss
 from engine.worker.model import Policy
@@ -35,20 +36,20 @@ class RewardTask:
         train: Sequence[Example],
         held_out: Sequence[Example],
         judge: Judge,
-        micro_batch_rows: int,
+        guard: MemoryGuard,
     ) -> None:
         self.policy = policy
         self.config = config
         self.objective = config.resolved_objective()
         self.judge = judge
-        self.micro_batch_rows = micro_batch_rows
+        self.guard = guard
         self.updates_per_step = self.objective.updates
         limit = config.sampling.max_prompt_tokens
         self.train = prompts_within(policy, train, limit)
         self.held_out = prompts_within(policy, held_out, limit)
         self.left_out = len(train) - len(self.train), len(held_out) - len(self.held_out)
         self.example: Sequence[Message] = held_out[0].messages
-        self._gatherer = Gatherer(policy, config, judge, self.train)
+        self._gatherer = Gatherer(policy, config, judge, self.train, guard)
         if self.objective.beta and policy.adapter.type == "full":
             policy.keep_initial()
 
@@ -76,7 +77,7 @@ class RewardTask:
     def _score(self, work: StepWork, groups: Sequence[Group]) -> list[Floats] | None:
         """Old log-probabilities for the first of several updates (the trainer's own), entropies and the reference's where they
         are used. Returns the KL of each token, old - ref, where it is charged to the reward."""
-        rows, micro = step_completions(groups), self.micro_batch_rows
+        rows, micro = step_completions(groups), self.guard.micro_batch_rows
         temperature = self.config.sampling.temperature
         in_reward = bool(self.objective.beta) and self.objective.kl_in == "reward"
         old = None
@@ -120,7 +121,7 @@ class RewardTask:
             if not row.excluded and (self.objective.trains_all or np.any(row.advantage))
         ]
         old = sampler_logprobs(step_completions(work.groups)) if self.objective.old == "sampler" else work.old
-        return pack(weighted, self.micro_batch_rows, sharing=self.policy.sharing, old=old, ref=work.ref)
+        return pack(weighted, self.guard.micro_batch_rows, sharing=self.policy.sharing, old=old, ref=work.ref)
 
     def broken(self, work: StepWork) -> list[int]:
         """Completions with a log-probability or entropy that is not finite: as a rule the weights are not finite any more."""
@@ -169,16 +170,20 @@ class RewardTask:
         prompts, examples = [prompt for prompt, _ in self.held_out], [example for _, example in self.held_out]
         sampling = self.config.sampling
         with watch.timed(step, "eval"):
-            rollouts = sample(
-                self.policy,
-                prompts,
-                1,
-                max_tokens=sampling.max_completion_tokens,
-                temperature=sampling.temperature,
-                seed=self.config.run.seed,
-                step=step,
-                greedy=True,
-                alive=watch.alive,
+            rollouts = self.guard.sampled(
+                len(prompts),
+                lambda rows_at_once: sample(
+                    self.policy,
+                    prompts,
+                    1,
+                    max_tokens=sampling.max_completion_tokens,
+                    temperature=sampling.temperature,
+                    seed=self.config.run.seed,
+                    step=step,
+                    greedy=True,
+                    rows_at_once=rows_at_once,
+                    alive=watch.alive,
+                ),
             )
             groups = self.judge.groups(prompts, examples, rollouts, step)
         rewards = [group.rewards[0] for group in groups]

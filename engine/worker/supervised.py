@@ -21,6 +21,7 @@ from engine.config import RunConfig
 from engine.data.targets import TargetRow, target_rows
 from engine.types import Example, Message, StepMetrics
 from engine.worker.batching import Batch, Row, aggregation_weights, pack
+from engine.worker.guard import MemoryGuard
 from engine.worker.keys import step_rows
 from engine.worker.logprobs import completion_logprobs, score
 from engine.worker.losses import supervised_loss
@@ -35,11 +36,11 @@ class SupervisedTask:
     updates_per_step = 1
 
     def __init__(
-        self, policy: Policy, config: RunConfig, train: Sequence[Example], held_out: Sequence[Example], micro_batch_rows: int
+        self, policy: Policy, config: RunConfig, train: Sequence[Example], held_out: Sequence[Example], guard: MemoryGuard
     ) -> None:
         self.policy = policy
         self.config = config
-        self.micro_batch_rows = micro_batch_rows
+        self.guard = guard
         self.train = rows_within(policy, train, config, config.data.decisive_weight)
         self.held_out = rows_within(policy, held_out, config, decisive_weight=1)
         self.left_out = self.train.left_out, self.held_out.left_out
@@ -60,7 +61,7 @@ class SupervisedTask:
         """The update's micro-batches, every row weighted 1 / (the weights of all target tokens of the update)."""
         rows = self._rows(work.step)
         weights = aggregation_weights("token_mean", [row.mass for row in rows], [0] * len(rows), 1)
-        return pack([replace(row, weight=weight) for row, weight in zip(rows, weights, strict=True)], self.micro_batch_rows)
+        return pack([replace(row, weight=weight) for row, weight in zip(rows, weights, strict=True)], self.guard.micro_batch_rows)
 
     def _rows(self, step: int) -> list[Row]:
         chosen = step_rows(len(self.train), self.config.sampling.prompts_per_step, step, self.config.run.seed)
@@ -113,7 +114,7 @@ class SupervisedTask:
         held_out = self.held_out.rows
         rows = [Row(place, row.prompt, row.tokens, mask=row.mask) for place, row in enumerate(held_out)]
         with watch.timed(step, "eval"):
-            scored = score(self.policy, rows, 1.0, self.micro_batch_rows)
+            scored = score(self.policy, rows, 1.0, self.guard.micro_batch_rows)
         sums = [
             -float(np.sum(values[np.array(row.mask) > 0], dtype=np.float64)) for values, row in zip(scored, held_out, strict=True)
         ]

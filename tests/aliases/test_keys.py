@@ -36,6 +36,8 @@ CONVERTED: dict[str, tuple[Any, str, Any]] = {
     "adam_epsilon": (1e-06, "optim.eps", 1e-06),
     "weight_decay": (0.2, "optim.weight_decay", 0.2),
     "max_grad_norm": (0.7, "optim.max_grad_norm", 0.7),
+    "grad_checkpoint": (True, "optim.grad_checkpoint", True),
+    "gradient_checkpointing": (False, "optim.grad_checkpoint", False),
     "seed": (9, "run.seed", 9),
     "run_name": ("mine", "run.name", "mine"),
     "save_total_limit": (5, "run.keep_checkpoints", 5),

@@ -138,7 +138,8 @@ adapter: {type: lora, layers: 16, rank: 8, scale: 10.0, dropout: 0.0, keys: [sel
 sampling: {prompts_per_step: 8, group_size: 4, max_prompt_tokens: 1024, max_completion_tokens: 256, temperature: 0.8}
 objective: {advantage: group_ddof0, beta: 0.1, epsilon_low: 1e-4, epsilon_high: 1e-4}
 rewards: [{name: accuracy, file: my_rewards.py, weight: 0.7}, {name: shape, file: my_rewards.py, weight: 0.3}]
-optim: {name: adamw, learning_rate: 1e-5, schedule: cosine, warmup: 0.1, betas: [0.9, 0.98], eps: 1e-6, weight_decay: 0.01}
+optim: {name: adamw, learning_rate: 1e-5, schedule: cosine, warmup: 0.1, betas: [0.9, 0.98], eps: 1e-6, weight_decay: 0.01,
+        grad_checkpoint: true}
 run: {seed: 7, steps: 100, eval_every: 50, checkpoint_every: 25, eval_rows: 50}
 """,
         {
@@ -172,7 +173,8 @@ sampling: {prompts_per_step: 12, group_size: 8, max_prompt_tokens: 512, max_comp
 objective: {minibatches: 3, updates_per_rollout: 2, beta: 0.04, epsilon_high: 0.28, kl: k3_ratio, truncated: mask,
             entropy_quantile: 0.2}
 rewards: [{name: accuracy, file: my_lib/rewards.py, weight: 1.0}, {name: form, file: my_lib/rewards.py, weight: 0.2}]
-optim: {learning_rate: 2e-5, schedule: cosine, warmup: 0.1, betas: [0.9, 0.95], weight_decay: 0.1, max_grad_norm: 0.2}
+optim: {learning_rate: 2e-5, schedule: cosine, warmup: 0.1, betas: [0.9, 0.95], weight_decay: 0.1, max_grad_norm: 0.2,
+        grad_checkpoint: true}
 run: {seed: 42, steps: 20, checkpoint_every: 2, keep_checkpoints: 2}
 """,
         {

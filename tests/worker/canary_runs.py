@@ -16,6 +16,7 @@ from engine.runs import record as records
 from engine.runs.journal import Event, JournalReader, JournalWriter
 from engine.runs.record import RunRecord
 from engine.worker.companion import Companion
+from engine.worker.guard import MemoryGuard
 from engine.worker.loop import Loop
 from engine.worker.model import Policy, load_policy
 from engine.worker.rewarding import Judge
@@ -162,19 +163,19 @@ def train(
     policy.stop_ids = ends
     prepare(policy)
     data = formats.load_training_data(config)
-    rows = config.optim.micro_batch_rows or 16
+    guard = MemoryGuard(config.optim.micro_batch_rows or 16)
     with JournalWriter(record.journal_file) as journal:
         companion = Companion(record, journal, 0.0)
         task: RewardTask | SupervisedTask
         if config.method == "sft":
-            task = SupervisedTask(policy, config, data.train, data.held_out, rows)
+            task = SupervisedTask(policy, config, data.train, data.held_out, guard)
         else:
             columns = {name for example in (*data.train, *data.held_out) for name in example.columns}
             judge = Judge(config.rewards, companion.warn, policy.decode, columns)
-            task = RewardTask(policy, config, data.train, data.held_out, judge, rows)
+            task = RewardTask(policy, config, data.train, data.held_out, judge, guard)
             arrange(task)
         trainer = Trainer(policy, config.optim, config.run.steps * task.updates_per_step, config.run.seed)
-        loop = Loop(config, record, journal, companion, policy, trainer, task, rows)
+        loop = Loop(config, record, journal, companion, policy, trainer, task, guard)
         if resume_from is not None:
             loop.restore(resume_from)
         with companion:

@@ -47,6 +47,7 @@ from .rows import nudge, plain, prompts_of
 
 TEXTS = ("Hi", "A longer prompt, well past the window of 16 tokens.", "What is 24+17-9?")
 GROUP, TOKENS, TEMPERATURE = 3, 14, 0.8
+PLACES = 5  # of the 9 rows: the others take the places of those that stopped
 STEPS = 3
 REWARD = '''
 def letters(prompts, completions, **columns):
@@ -65,6 +66,7 @@ def checked(folder: Path, family: str, kind: str, is_brief: bool) -> dict[str, A
     rows = _rollouts(policy)
     found = {
         "mode": policy.decoding.mode,
+        "refills": policy.decoding.refills,
         "probe": policy.decoding.gap,
         "splits": policy.splits,
         "sharing": policy.sharing,
@@ -77,10 +79,11 @@ def checked(folder: Path, family: str, kind: str, is_brief: bool) -> dict[str, A
 
 
 def _rollouts(policy: Policy) -> list[Row]:
-    """Unequal prompts; one token in seven ends a completion, so that rows stop at many moments."""
+    """Unequal prompts; one token in seven ends a completion, so that rows stop at many moments and others begin."""
     own, policy.stop_ids = policy.stop_ids, frozenset(range(0, 256, 7)) | policy.stop_ids
     prompts = prompts_of(policy, *TEXTS)
-    groups = sample(policy, prompts, GROUP, max_tokens=TOKENS, temperature=TEMPERATURE, seed=0, step=1)
+    ask = {"max_tokens": TOKENS, "temperature": TEMPERATURE, "seed": 0, "step": 1}
+    groups = sample(policy, prompts, GROUP, **ask, rows_at_once=PLACES)
     policy.stop_ids = own
     return [
         Row(number * GROUP + member, prompt.token_ids, rollout.token_ids, number, rollout.logprobs)

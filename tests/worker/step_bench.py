@@ -17,6 +17,7 @@ from engine import config as configs
 from engine.config import RunConfig
 from engine.types import Example, Group, Message
 from engine.worker.batching import Batch, Row, minibatches
+from engine.worker.guard import MemoryGuard
 from engine.worker.losses import STATS
 from engine.worker.model import Policy
 from engine.worker.rewarding import Judge
@@ -112,7 +113,7 @@ class Bench:
     ) -> RewardTask:
         """A task on the shared judge. An eighth of all tokens ends a completion, so that lengths differ."""
         policy.stop_ids = frozenset(range(34))
-        return RewardTask(policy, self.config(**overrides), train, held_out, self.judge, micro_batch_rows=3)
+        return RewardTask(policy, self.config(**overrides), train, held_out, self.judge, MemoryGuard(3))
 
 
 @pytest.fixture(scope="module")

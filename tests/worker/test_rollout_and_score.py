@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from engine.types import Example, Message
+from engine.worker import lean
 from engine.worker.logprobs import score
 from engine.worker.model import Policy
 from engine.worker.sampler import sample
@@ -108,6 +109,52 @@ def test_each_prompt_is_prefilled_once(make_policy: Callable[..., Policy], monke
     monkeypatch.setattr(policy, "hidden", lambda tokens, cache=None: widths.append(tokens.size) or hidden(tokens, cache))
     sample(policy, prompts, 4, max_tokens=3, temperature=1.0, seed=0, step=1)
     assert widths == [len(prompt.token_ids) for prompt in prompts]
+
+
+def test_rows_that_wait_take_the_freed_places(make_policy: Callable[..., Policy], monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 rows in 5 places sample what 12 in one batch do; no forward decodes more than 5 rows, each prompt is prefilled once, and
+    places are filled while others go on: fewer forwards than three batches of 5, 5 and 2 one after the other would take."""
+    policy = make_policy("lora")
+    nudge(policy)
+    policy.stop_ids = frozenset(range(0, 256, 9))
+    prompts = prompts_of(policy, *TEXTS)
+    together = sample(policy, prompts, 4, max_tokens=20, temperature=1.0, seed=0, step=1)
+    shapes: list[tuple[int, ...]] = []  # of the tokens of each pass through the body
+    body = type(policy.model.model)
+    run = body.__call__
+    monkeypatch.setattr(body, "__call__", lambda self, tokens, *a, **k: shapes.append(tokens.shape) or run(self, tokens, *a, **k))
+    parted = sample(policy, prompts, 4, max_tokens=20, temperature=1.0, seed=0, step=1, rows_at_once=5)
+    assert [[r.token_ids for r in group] for group in parted] == [[r.token_ids for r in group] for group in together]
+    for groups in zip(parted, together, strict=True):
+        for one, other in zip(*groups, strict=True):
+            np.testing.assert_allclose(one.logprobs, other.logprobs, rtol=0, atol=1e-5)
+    prefills, decoded = [s for s in shapes if s[1] > 1], [s for s in shapes if s[1] == 1]
+    assert len(prefills) == 3
+    assert max(rows for rows, _ in decoded) == 5
+    lengths = [len(r.token_ids) for group in together for r in group]
+    one_after_the_other = sum(max(lengths[start : start + 5]) - 1 for start in (0, 5, 10))
+    assert min(lengths) < max(lengths) and len(decoded) < one_after_the_other
+
+
+def test_lean_adapters_compute_what_the_modules_do(make_policy: Callable[..., Policy]) -> None:
+    """LoRA and DoRA (with and without a bias), and the modules are back afterwards; dropout keeps them in place."""
+    for kind in ("lora", "dora"):
+        policy = make_policy(kind)
+        nudge(policy)
+        for _, module in policy.model.named_modules():
+            if "lora_a" in module:
+                module.linear.bias = mx.random.normal(module.linear.weight.shape[:1]) * 0.1
+        tokens = mx.array([[5, 9, 200, 7]])
+        expected = policy.model(tokens)
+        names = [name for name, module in policy.model.named_modules() if "lora_a" in module]
+        with lean.adapters(policy.model):
+            assert sum(isinstance(module, lean.LeanLinear) for _, module in policy.model.named_modules()) == len(names) > 0
+            np.testing.assert_allclose(np.array(policy.model(tokens)), np.array(expected), rtol=0, atol=2e-5)
+        assert mx.array_equal(policy.model(tokens), expected).item()
+        policy.model.train()
+        with lean.adapters(policy.model):
+            assert [name for name, module in policy.model.named_modules() if "lora_a" in module] == names
+        policy.model.eval()
 
 
 def test_greedy_takes_the_likeliest_token(make_policy: Callable[..., Policy]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from engine import config as configs
 from engine.types import Example, Message
 from engine.worker.batching import Row
+from engine.worker.guard import MemoryGuard
 from engine.worker.model import Policy
 from engine.worker.supervised import SupervisedTask
 from engine.worker.trainer import Trainer
@@ -37,7 +38,7 @@ def supervised_task(policy: Policy, folder: Path, **overrides: Any) -> Supervise
     )
     changes = {key.replace("__", "."): value for key, value in overrides.items()}
     config = configs.parse(text, base=folder, overrides=changes).config
-    return SupervisedTask(policy, config, rows, rows, micro_batch_rows=2)
+    return SupervisedTask(policy, config, rows, rows, MemoryGuard(2))
 
 
 def test_a_supervised_update_weights_every_target_token_alike(make_policy: Callable[..., Policy], tmp_path: Path) -> None:

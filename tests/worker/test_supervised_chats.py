@@ -17,6 +17,7 @@ from mlx.utils import tree_flatten
 from engine import config as configs
 from engine.types import Example, Message
 from engine.worker.batching import Batch, Row, pack
+from engine.worker.guard import MemoryGuard
 from engine.worker.logprobs import score
 from engine.worker.model import Policy
 from engine.worker.supervised import SupervisedTask
@@ -48,7 +49,7 @@ def task_of(policy: Policy, folder: Path, examples: Sequence[Example] = CHATS, r
     text = "{model: demo, method: sft, data: {train: rows.jsonl}, run: {steps: 4}, sampling: {prompts_per_step: 5}}"
     changes = {key.replace("__", "."): value for key, value in overrides.items()}
     config = configs.parse(text, base=folder, overrides=changes).config
-    return SupervisedTask(policy, config, examples, examples, micro_batch_rows=rows)
+    return SupervisedTask(policy, config, examples, examples, MemoryGuard(rows))
 
 
 def gradient_of(task: SupervisedTask, batches: Sequence[Batch]) -> tuple[float, dict[str, np.ndarray]]:

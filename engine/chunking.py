@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 FLOAT32 = 4
-# Float32 logits of one chunk. mlx starts operations ahead of those that it has finished, so that about a dozen arrays of this
-# size are alive where there is memory for them; a chunk is therefore small beside a model, and yet so large that the head's
-# product runs at nearly full speed (a vocabulary of 49k gives 160 positions).
+# Float32 logits of one chunk, of which about five arrays are alive at once: small beside a model, and yet so large that the
+# head's product runs at nearly full speed (a vocabulary of 49k gives 160 positions).
 CHUNK_BYTES = 32 * 1024**2
 STEP = 32  # positions are rounded to a multiple of this: few shapes occur, and buffers are used again
 LEAST = 64  # positions of a chunk however large the vocabulary: fewer would leave the product waiting for the head's weights

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+_PASSED = 8  # points to a column, up to which their columns are worked out one by one
 LARGEST = 1e300  # beyond it a value counts as infinite: the room between two bounds must be finite
 
 
@@ -56,49 +57,85 @@ def grid_row(y: float, low: float, high: float, rows: int, down: int = 1) -> int
     return round(share * (rows * down - 1))
 
 
-def _columns(series: Curve, x_bounds: tuple[float, float], count: int) -> Iterator[tuple[int, float, float, float, float, bool]]:
-    """(column, first, lowest, highest and last value, whether a line leads to it) of every column with a point.
+def columns(
+    series: Curve, x_bounds: tuple[float, float], y_bounds: tuple[float, float], count: int, rows: int, *, joins: bool
+) -> list[int]:
+    """The dots of one series: for each of `count` columns a number whose bit n is the dot of row n. Each column has its whole
+    span and, where it `joins`, the lines from column to column; a gap ends the line."""
+    found = [0] * count
+    low, high = y_bounds
+    height, last_row = high - low, rows - 1
 
-    The points of a column lie side by side, so that slices find its values; a gap ends the line.
-    """
+    def row_of(y: float) -> int:  # as grid_row, with what is the same for all
+        share = (high - y) / height
+        return round(share * last_row) if 0.0 <= share <= 1.0 else 0 if share < 0 else last_row
+
+    here, row, joined = 0, 0, False
+    for column, start, end in _slices(series.x, x_bounds, count):
+        if end == start + 1:
+            value = series.y[start]
+            if value != value:
+                joined = False
+                continue
+            leads = ends = True
+            first = top = bottom = last = row_of(value)
+        else:
+            values = series.y[start:end]
+            leads = ends = True
+            if series.gaps and not math.isfinite(sum(values)):
+                leads, ends = math.isfinite(values[0]), math.isfinite(values[-1])
+                values = [value for value in values if math.isfinite(value)]
+                if not values:
+                    joined = False
+                    continue
+            first, top, bottom, last = row_of(values[0]), row_of(max(values)), row_of(min(values)), row_of(values[-1])
+        if joins and joined and leads:
+            _line(found, here, row, column, first)
+        found[column] |= _span(top, bottom)
+        here, row, joined = column, last, ends
+    return found
+
+
+def _slices(x: Sequence[float], x_bounds: tuple[float, float], count: int) -> Iterator[tuple[int, int, int]]:
+    """(column, first point, point behind the last) of every column with a point; the points of a column lie side by side."""
     left, right = x_bounds
-    scale = (count - 1) / ((right - left) or 1.0)
+    scale, most = (count - 1) / ((right - left) or 1.0), count - 1
 
     def place(x: float) -> int:
-        return max(0, min(count - 1, round((x - left) * scale)))
+        return max(0, min(most, round((x - left) * scale)))
 
-    start, joined = 0, False
-    while start < len(series.x):
-        column = place(series.x[start])
-        end = bisect_right(series.x, column, start + 1, key=place)
-        values = series.y[start:end]
+    start, size = 0, len(x)
+    # many points to a column: a search looks at fewer of them than a pass over all
+    places = [round((value - left) * scale) for value in x] if 0 < size <= _PASSED * count else None
+    if places is not None and (min(places) < 0 or max(places) > most):
+        places = [place(value) for value in x]
+    while start < size:
+        if places is not None:
+            column = places[start]
+            end = bisect_right(places, column, start + 1)
+        else:
+            column = place(x[start])
+            end = bisect_right(x, column, start + 1, key=place)
+        yield column, start, end
         start = end
-        if series.gaps and not math.isfinite(sum(values)):
-            leads, ends = math.isfinite(values[0]), math.isfinite(values[-1])
-            values = [value for value in values if math.isfinite(value)]
-            if values:
-                yield column, values[0], min(values), max(values), values[-1], joined and leads
-            joined = ends
-            continue
-        yield column, values[0], min(values), max(values), values[-1], joined
-        joined = True
 
 
-def dots(
-    series: Curve, x_bounds: tuple[float, float], y_bounds: tuple[float, float], columns: int, rows: int, *, joins: bool
-) -> Iterator[tuple[int, int]]:
-    """(column, row) of every dot of one series: each column's whole span and, where it `joins`, lines from column to column."""
-    here, row = -1, 0
-    for column, first, lowest, highest, last, joined in _columns(series, x_bounds, columns):
-        if joins and joined:
-            yield from _line(here, row, column, grid_row(first, *y_bounds, rows))
-        top, bottom = grid_row(highest, *y_bounds, rows), grid_row(lowest, *y_bounds, rows)
-        yield from ((column, each) for each in range(top, bottom + 1))
-        here, row = column, grid_row(last, *y_bounds, rows)
+def _span(top: int, bottom: int) -> int:
+    """The dots of rows `top` to `bottom`."""
+    return ((2 << (bottom - top)) - 1) << top
 
 
-def _line(column: int, row: int, to_column: int, to_row: int) -> Iterable[tuple[int, int]]:
-    """The dots of a straight line, without steps wider than one dot."""
-    length = max(abs(to_column - column), abs(to_row - row))
+def _line(found: list[int], column: int, row: int, to_column: int, to_row: int) -> None:
+    """Add the dots of a straight line, without steps wider than one dot."""
+    across, down = to_column - column, to_row - row
+    length = max(across, abs(down))
+    if across == 1:  # neighbours, as in nearly every chart: the nearer half of the rows in either column
+        half = row + (length // 2 if down > 0 else -(length // 2))
+        found[column] |= _span(min(row, half), max(row, half))
+        if down:
+            half += 1 if down > 0 else -1
+        found[to_column] |= _span(min(half, to_row), max(half, to_row))
+        return
     for index in range(length + 1):
-        yield column + round(index / length * (to_column - column)), row + round(index / length * (to_row - row))
+        share = index / length
+        found[column + round(share * across)] |= 1 << (row + round(share * down))

@@ -15,6 +15,7 @@ from engine.figures import duration
 from engine.hardware import Hardware
 from engine.machine_rates import BUSY_CORES, Rates
 from engine.memory import FLOAT32, MEASURED_FAMILIES, Fit, Plan
+from engine.memory_advice import Change, Largest, cheapest_change, largest
 from engine.models.sources import fetched_bytes, fixed, model_folder
 from engine.splitting import limit_bytes, split
 from engine.timing import TimePlan, correction_name, time_plan
@@ -53,6 +54,10 @@ class Estimate:
     assumptions: tuple[str, ...]
     fetch_bytes: int = 0  # weights that are not on this machine: the run fetches them first
     time: TimePlan | None = None
+    decode_rows: int | None = None  # of a rollout at once; None: all
+    recomputes: bool = False  # the backward pass computes each layer again
+    change: Change | None = None  # where it does not fit: the single change at the least loss that makes it fit, if there is one
+    largest: Largest | None = None  # how far sizes can go, each alone; None where the model's sizes are not known
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, for `--json`."""
@@ -81,8 +86,8 @@ def estimate(config: RunConfig, known: Hardware | None = None, rates: Rates | No
         adapter_bytes=plan.adapter,
         optimizer_bytes=plan.optimizer,
         reference_bytes=plan.reference,
-        cache_bytes=max((plan.cache(*each) for each in plan.decoded), default=0),
-        rollout_logits_bytes=max((plan.draw_logits(prompts * group) for prompts, group in plan.decoded), default=0),
+        cache_bytes=max((plan.cache(*each, fit.decode_rows) for each in plan.decoded), default=0),
+        rollout_logits_bytes=max((plan.draw_logits(min(u * g, fit.decode_rows or u * g)) for u, g in plan.decoded), default=0),
         activation_bytes=plan.activations(rows, fit.recomputes),
         logits_bytes=plan.logits(rows),
         gradient_bytes=plan.gradients(rows),
@@ -95,6 +100,10 @@ def estimate(config: RunConfig, known: Hardware | None = None, rates: Rates | No
         assumptions=(*_assumptions(plan), *(() if time is None or rates is None else _of_time(plan, time, rates))),
         fetch_bytes=fetched_bytes(model_folder(config.model)),
         time=time,
+        decode_rows=fit.decode_rows,
+        recomputes=fit.recomputes,
+        change=cheapest_change(plan, limit),
+        largest=None if plan.shape is None else largest(plan, limit),
     )
 
 

@@ -22,7 +22,7 @@ from engine.models.sources import fetched_bytes, fixed, model_folder
 from engine.runs import launch
 from engine.splitting import limit_bytes
 from engine.takehome import asking
-from engine.timing import Lengths, TimePlan, correction_name, ratios, time_plan
+from engine.timing import Lengths, Packed, TimePlan, correction_name, ratios, time_plan
 
 Told = Callable[[str], None]
 
@@ -123,8 +123,9 @@ async def measure_step(config: RunConfig, home: Path, rates: Rates, told: Told) 
 
 def compared(plan: Plan, fit: Fit, rates: Rates, step: Mapping[str, Any], notes: Sequence[str] = ()) -> MeasuredStep:
     """What the worker's `step` says of the plan's run. Raises InputError for a family whose sizes are not known."""
-    updates = tuple(tuple((int(prompt), int(new)) for prompt, new in update) for update in step["updates"])
-    lengths = Lengths(tuple(step["prompts"]), tuple(step["completions"]), updates)
+    updates = tuple(tuple(Packed(*batch) for batch in update) for update in step["updates"])
+    scored = tuple(Packed(*batch) for batch in step["scored"]) or None
+    lengths = Lengths(tuple(step["prompts"]), tuple(step["completions"]), updates, scored)
     cut: dict[str, Any] = {"decode_rows": fit.decode_rows, "recomputes": fit.recomputes}
     predicted = time_plan(plan, rates, fit.micro_batch_rows, lengths, **cut)
     if predicted is None:

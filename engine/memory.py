@@ -20,14 +20,14 @@ from engine.memory_layers import Layers
 __all__ = ["FLOAT32", "MEASURED_FAMILIES", "SHARING_FAMILIES", "WIDTH", "Fit", "Plan"]
 
 CACHE_STEP = 256  # tokens by which mlx_lm's KV cache grows
-LOGITS_COPIES = 5  # of the update, in float32: the logits, their softmax, its product with the factor, the gradient, one ahead
-CHUNKS_AHEAD = 2.8  # chunks of positions that are under way at once, measured
+LOGITS_COPIES = 3  # of the update, in float32: the logits, their softmax, and their gradient
+CHUNK_COPIES = 5  # where each chunk's slope is taken with it: also the softmax times the factor, and one array ahead
 HEAD_SUMS = 4  # gradients of a trained head that are alive at once, measured
 DRAW_COPIES = 3  # of the rollout, in float32: the logits, those at the temperature, the noise of the draw
 WATCHED = 64 * 1024**2  # of old weights that an update holds, at most, to see whether it moves them
 STEP_COPIES = 3  # of the largest trained array, while the optimizer changes it
 # Without gradients nothing is kept; of all that a layer computes for rows that are scored, or for a prompt, so much is under way
-SCORED, READ = 0.75, 0.8
+SCORED, READ = 0.7, 0.8
 SCORED_COPIES = 3.2  # of the logits, in float32
 # whose layers carry no recurrent state: prompts of any length share a batch. engine/worker/prefix.py finds it out at load
 _DENSE = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "gemma3_text", "phi3", "granite", "cohere2", "olmo2", "glm4")
@@ -128,7 +128,7 @@ class Plan(Held):
 
     def logits(self, rows: int) -> int:
         """The head runs on completion tokens only, the softmax in float32; a 16-bit model's own logits are kept beside. Many
-        positions are computed in chunks, of which mlx has several under way at once; a trained head's gradient is then summed."""
+        positions are computed in chunks, one after the other; a trained head's gradient is then summed."""
         return max(self._logits(one.positions) for one in self.batches(rows))
 
     def _logits(self, positions: int) -> int:
@@ -137,10 +137,11 @@ class Plan(Held):
         positions, vocabulary = padded_positions(positions), self.shape.vocabulary
         head = vocabulary * self.shape.hidden * FLOAT32 if self.is_full else 0
         own = self.item if self.item < FLOAT32 else 0
-        each, sums = vocabulary * (LOGITS_COPIES * FLOAT32 + own), 0
+        copies, sums = LOGITS_COPIES, 0
         if positions > whole_positions(vocabulary, head):
-            positions, sums = min(positions, round(CHUNKS_AHEAD * chunk_positions(vocabulary))), HEAD_SUMS * head
-        return positions * each + sums
+            positions, sums = chunk_positions(vocabulary), HEAD_SUMS * head
+            copies = CHUNK_COPIES
+        return positions * vocabulary * (copies * FLOAT32 + own) + sums
 
     def gradients(self, rows: int) -> int:
         """One set, and the sum so far where an update takes several micro-batches."""

@@ -42,7 +42,7 @@ def cheapest_change(plan: Plan, limit: int) -> Change | None:
     """
     if plan.fit(limit).fits:
         return None
-    for section, field, cost, values in _changes(plan):
+    for section, field, cost, values in _changes(plan, limit):
         found = _nearest(values, partial(_peak, plan, section, field, limit))
         if found is not None:
             return Change(f"{section}.{field}", found[0], cost, found[1])
@@ -64,10 +64,12 @@ def largest(plan: Plan, limit: int) -> Largest:
 Changes = Iterator[tuple[str, str, str, range | list[Any]]]  # section, field, what it costs, values from the nearest on
 
 
-def _changes(plan: Plan) -> Changes:
+def _changes(plan: Plan, limit: int) -> Changes:
     optim, adapter, sampling = plan.config.optim, plan.config.adapter, plan.config.sampling
     if optim.micro_batch_rows not in (None, 1):
-        yield "optim", "micro_batch_rows", "nothing but a little time", range(optim.micro_batch_rows - 1, 0, -1)
+        if optim.grad_checkpoint is not True:  # without computing layers again, where that is enough
+            yield "optim", "micro_batch_rows", "nothing but a little time", [plan.rows_within(limit, False)]
+        yield "optim", "micro_batch_rows", "more micro-batches", range(optim.micro_batch_rows - 1, 0, -1)
     if optim.grad_checkpoint is False:
         yield "optim", "grad_checkpoint", "about a third more time for the updates", [True]
     if not plan.is_full and not any(module.quantised for module in plan.modules):

@@ -6,6 +6,7 @@ Every number follows from config.json and the safetensors headers. Of a 16-bit m
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Self
@@ -13,6 +14,7 @@ from typing import Any, Self
 from engine import model_files, optim_rules
 from engine.config import RunConfig, model_folder
 from engine.errors import InputError
+from engine.expert_stacks import stacked
 from engine.hardware import Backend
 from engine.methods import method
 from engine.model_files import LinearModule, ModelShape, TensorHeader
@@ -32,7 +34,7 @@ class Held:
         tied = self.shape is not None and self.shape.tied
         # mlx_lm drops the copy of a tied head, and the rotary frequencies that old checkpoints carry
         headers = [header for header in model_files.read_headers(self._folder) if not header.name.endswith("rotary_emb.inv_freq")]
-        self._stored = [header for header in headers if not (tied and header.name.startswith("lm_head."))]
+        self._stored = stacked([header for header in headers if not (tied and header.name.startswith("lm_head."))])
         self._configure(config)
 
     def changed(self, **parts: dict[str, Any]) -> Self:
@@ -115,12 +117,9 @@ class Held:
 
     @cached_property
     def trainable(self) -> int:
-        """Parameters: of a low-rank adapter rank x (inputs + outputs) for each module, for DoRA and its magnitudes."""
-        if self.is_full:
-            return sum(header.elements for header in self.headers if header.is_float)
-        extra = self.config.adapter.type == "dora"
-        rank = self.config.adapter.rank
-        return sum(m.experts * (rank * (m.inputs + m.outputs) + (m.outputs if extra else 0)) for m in self.adapted)
+        """Parameters: of a low-rank adapter rank x (inputs + outputs) for each module, for DoRA and its magnitudes; the rows of
+        added tokens."""
+        return sum(map(math.prod, self.trainable_shapes.values()))
 
     @cached_property
     def trainable_bytes(self) -> int:
@@ -144,6 +143,10 @@ class Held:
             found[f"{m.path}.lora_b"] = (m.experts, m.outputs, rank) if stack else (rank, m.outputs)
             if self.config.adapter.type == "dora":
                 found[f"{m.path}.m"] = (m.outputs,)
+        added, vocabulary = len(self.config.chat.add_tokens), max((m.outputs for m in self.modules if m.layer < 0), default=0)
+        if added:  # the embedding and, where it is another, the head: the widest modules outside the layers
+            rows = [m for m in self.modules if m.layer < 0 and m.outputs == vocabulary]
+            found.update({f"{m.path}.added_rows": (added, m.inputs) for m in rows})
         return found
 
     @cached_property

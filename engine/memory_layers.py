@@ -30,12 +30,12 @@ class Beside:
 
 # by adapter type, and whether layers are computed again: then the layer that is, is among them
 BESIDE: Mapping[tuple[str, bool], Beside] = {
-    ("lora", False): Beside((9.8, 9.4), (3.8, 1.5, 3.6, 3.7), 0.0),
-    ("lora", True): Beside((9.9, 17.8), (8.9, 9.0, 4.3, 2.7), 0.0, (16.9, 2.8)),
-    ("dora", False): Beside((5.7, 8.8), (4.4, 3.5, 3.4, 4.4), 0.5),
-    ("dora", True): Beside((14.0, 24.7), (9.6, 17.0, 4.8, 5.4), 0.2, (16.1, 9.5)),
-    ("full", False): Beside((15.4, 6.6), (4.0, 1.5, 4.6, 2.7), 2.0),
-    ("full", True): Beside((26.9, 14.6), (11.9, 0.0, 7.3, 5.1), 2.8),
+    ("lora", False): Beside((12.4, 4.6), (3.5, 2.8, 2.5, 1.9), 0.0),
+    ("lora", True): Beside((12.0, 19.0), (11.4, 9.5, 3.8, 3.8), 0.0, (13.0, 8.9)),
+    ("dora", False): Beside((4.0, 7.5), (7.6, 2.6, 2.1, 5.7), 0.2),
+    ("dora", True): Beside((14.0, 26.7), (12.9, 18.0, 4.0, 6.7), 0.0, (13.3, 16.9)),
+    ("full", False): Beside((16.5, 3.1), (11.5, 2.4, 2.3, 5.5), 0.1),
+    ("full", True): Beside((22.8, 16.0), (17.2, 5.8, 5.0, 6.4), 1.3, (21.1, 6.1)),
 }
 
 
@@ -55,8 +55,9 @@ class Layers:
         head_dim:
 
           4 D          the layer's input, that after attention, and both after their norm
-          2 A + 2 K    queries, keys, values, and the output of attention, whose softmax is computed again
-          3 I          gate, up, and their gated product, which is computed again where it is not an adapter's input
+          2 A + 2 K    queries, keys, values, and the output of attention
+          heads x T    the softmax of its scores over the T keys: attention is not fused while gradients are recorded
+          5 I          gate, up, sigmoid(gate), silu(gate), and their product
           A + K        queries and keys before their norm (qwen3)
 
         Where prompts are shared, their keys and values are joined to each completion's. Full training: 2 D in float32 more, the
@@ -76,7 +77,8 @@ class Layers:
                 size += (5 * d + a + i) * FLOAT32 - (a + i) * self.item
             if self.kind == "dora":
                 size += (a + 2 * k + 2 * d + 2 * i) * self.item
-        return size * batch.tokens + self.joined(batch)
+        scores = batch.pairs + (batch.prompts * batch.length**2 if batch.shares else 0)
+        return size * batch.tokens + scores * self.shape.heads * self.item + self.joined(batch)
 
     def joined(self, batch: Shape) -> int:
         """Bytes of the prompts' keys and values, once for each completion."""
@@ -114,4 +116,4 @@ class Layers:
     @property
     def _numbers(self) -> int:
         """Of a token, what every kind of training keeps in a layer."""
-        return 4 * self.shape.hidden + 2 * self.query + 2 * self.key + 3 * self.shape.intermediate
+        return 4 * self.shape.hidden + 2 * self.query + 2 * self.key + 5 * self.shape.intermediate

@@ -209,10 +209,19 @@ def _naturals(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in value)
 
 
+def context_tokens(config: Mapping[str, Any]) -> int | None:
+    """The longest sequence that a model with that config.json was made for; None where it does not say."""
+    return _size(_sizes(config), "max_position_embeddings")
+
+
+def _sizes(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    inner = config.get("text_config")
+    return {**config, **inner} if isinstance(inner, dict) else config
+
+
 def read_shape(config: Mapping[str, Any]) -> ModelShape | None:
     """The sizes in a config.json; None for a family that is no transformer of the usual kind (it names them otherwise)."""
-    inner = config.get("text_config")
-    sizes = {**config, **inner} if isinstance(inner, dict) else config
+    sizes = _sizes(config)
     layers, hidden, heads = (_size(sizes, name) for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
     vocabulary, intermediate = _size(sizes, "vocab_size"), _size(sizes, "intermediate_size")
     expert, used = _size(sizes, "moe_intermediate_size"), _size(sizes, "num_experts_per_tok")

@@ -73,11 +73,15 @@ def rows(models: Path, known: Hardware | None = None) -> list[ModelRow]:
 def _cached(known: Hardware) -> Iterator[ModelRow]:
     """Every snapshot in the hub's cache. Those that lack everything but their small files are left out: nothing was fetched."""
     for repo, folders in places.snapshots():
-        meant = places.snapshot(ModelId(repo))
+        try:
+            meant = places.snapshot(ModelId(repo))
+            small = [folder for folder in folders if _has_no_weights(folder)]
+        except OSError as error:
+            yield from (ModelRow(repo, "hub cache", str(folder), 0, problem=_unread(error)) for folder in folders[:1])
+            continue
         for folder in folders:
             name = repo if folder == meant or meant is None else f"{repo}@{folder.name}"
-            lacking = places.missing(folder)
-            if lacking == "model*.safetensors" and not any(folder.glob("*.safetensors")):
+            if folder in small:
                 continue
             row = _folder_row(name, "hub cache", folder, known)
             yield replace(row, is_older=folder != meant and not row.problem)
@@ -89,8 +93,13 @@ def _of_lm_studio(known: Hardware, taken: set[str]) -> Iterator[ModelRow]:
             if not folder.is_dir() or folder.name.startswith("."):
                 continue
             name = f"{folder.parent.name}/{folder.name}"
-            ggufs = places.gguf_files(folder)
-            if not ggufs or places.is_whole(folder):
+            try:
+                ggufs = places.gguf_files(folder)
+                is_folder = not ggufs or places.is_whole(folder)
+            except OSError as error:
+                yield ModelRow(name, "lm studio", str(folder), 0, problem=_unread(error))
+                continue
+            if is_folder:
                 yield _folder_row(str(folder) if name in taken else name, "lm studio", folder, known)
             else:
                 for path in ggufs:
@@ -99,8 +108,11 @@ def _of_lm_studio(known: Hardware, taken: set[str]) -> Iterator[ModelRow]:
 
 
 def _folder_row(name: str, place: Place, folder: Path, known: Hardware) -> ModelRow:
-    row = ModelRow(name, place, str(folder), _size(folder))
-    lacking = places.missing(folder)
+    row = ModelRow(name, place, str(folder), 0)
+    try:
+        row, lacking = replace(row, bytes=_size(folder)), places.missing(folder)
+    except OSError as error:
+        return replace(row, problem=_unread(error))
     if lacking and place == "hub cache":  # which has models of every kind
         return replace(row, obstacle=f"no {lacking}: not a language model that mlx_lm loads")
     if lacking:
@@ -164,6 +176,15 @@ def _with_peak(row: ModelRow, folder: Path, known: Hardware) -> ModelRow:
     if found.activation_bytes == 0:
         return replace(row, no_peak="config.json does not name this family's sizes")
     return replace(row, peak_bytes=found.peak_bytes, fits=found.fits)
+
+
+def _has_no_weights(folder: Path) -> bool:
+    """Whether it lacks everything but its small files."""
+    return places.missing(folder) == "model*.safetensors" and not any(folder.glob("*.safetensors"))
+
+
+def _unread(error: OSError) -> str:
+    return f"cannot be read: {error.strerror}: {error.filename}"
 
 
 def _size(folder: Path) -> int:

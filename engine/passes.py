@@ -14,7 +14,7 @@ from functools import cached_property
 
 from engine.chunking import whole_positions
 from engine.machine_rates import Rates
-from engine.memory import Plan
+from engine.memory import CACHE_STEP, Plan
 from engine.model_files import LinearModule, ModelShape
 
 # Operations of a layer beside its products, forward: norms, reshapes, rope, cache, attention, activation, residuals.
@@ -188,6 +188,12 @@ class Passes:
         turned = rows * (shape.heads + shape.kv_heads) * shape.head_dim  # rope: rows stand at positions of their own
         each = _DECODE_OPS * self.rates.op_seconds + _ROPE * turned / self.rates.numbers["norm"]
         return self.forward(Call(rows, 1, before), lean=True) + shape.layers * each + chosen
+
+    def copied(self, rows: float, before: float, new: float) -> float:
+        """Of copying the cache of `rows` rows, when rows leave the batch or begin in it: each has room for whole CACHE_STEPs."""
+        slots = before + -(-new // CACHE_STEP) * CACHE_STEP
+        shape = self.shape
+        return 2 * rows * shape.layers * shape.kv_heads * shape.head_dim * slots / self.rates.numbers["norm"]
 
     def step_weights(self, batches: float) -> float:
         """The optimizer's step, and the sum of gradients over so many micro-batches."""

@@ -9,19 +9,23 @@ the caller's to apply to the numbers.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from rich.cells import cell_len, set_cell_size
 
-from engine.curves import curve, dots, grid_row
+from engine.curves import columns as dot_columns
+from engine.curves import curve, grid_row
 
 Glyphs = Literal["braille", "block", "ascii"]
 Series = tuple[Sequence[float], Sequence[float], str]
 Run = tuple[str, int | None]  # characters of one line, and the number of the series that they show (None: none)
 
 MARKS = "ox+#%@"  # of the second and further series
+_RUN = re.compile(" +|[^ ]+")
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,13 @@ class _GlyphSet:
     bottom: str
     bottom_tick: str
     levels: str  # of a sparkline, low to high
+
+    @cached_property
+    def drawn(self) -> str:
+        """The character of each set of dots of a cell: the dots of its first column from the top are the lowest bits."""
+        places = [bit for column in range(self.across) for bit in (row[column] for row in self.bit)]
+        sums = (sum(bit for place, bit in enumerate(places) if dots >> place & 1) for dots in range(1 << len(places)))
+        return "".join(self.cells[each] for each in sums)
 
 
 _SETS: dict[Glyphs, _GlyphSet] = {
@@ -110,26 +121,23 @@ def draw(
         gutter, names = 0, {}
     columns = width - gutter
     left, right = min(each.left for each in shown), max(each.right for each in shown)
-    canvas = [[0] * columns for _ in range(rows)]
-    marks: dict[tuple[int, int], tuple[str, int]] = {}
+    dots = (columns * style.across, rows * style.down)
+    cells = [[" "] * columns for _ in range(rows)]
+    marks: list[dict[int, Run]] = [{} for _ in range(rows)]
     for index, each in enumerate(curves):
         if each is None:
             continue
-        mark = MARKS[(index - 1) % len(MARKS)] if index else ""
-        across, down = (1, 1) if mark else (style.across, style.down)
-        for column, row in dots(each, (left, right), (low, high), columns * across, rows * down, joins=not mark):
-            if mark:
-                marks[row, column] = mark, index
-            else:
-                canvas[row // down][column // across] |= style.bit[row % down][column % across]
+        if index == 0:
+            _fill(cells, dot_columns(each, (left, right), (low, high), *dots, joins=True), style)
+            continue
+        mark = MARKS[(index - 1) % len(MARKS)], index
+        for column, found in enumerate(dot_columns(each, (left, right), (low, high), columns, rows, joins=False)):
+            for row in _rows_of(found):
+                marks[row][column] = mark
     lines: list[list[Run]] = [_legend(series, style, width)] if has_legend else []
     for row in range(rows):
         axis = (names.get(row, "").rjust(gutter - 1) + (style.tick if row in names else style.left)) if gutter else ""
-        cells = [
-            marks.get((row, column)) or ((style.cells[bits], 0) if bits else (" ", None))
-            for column, bits in enumerate(canvas[row])
-        ]
-        lines.append(_gather([(axis, None), *cells]))
+        lines.append(_gather([(axis, None), *_pieces("".join(cells[row]), marks[row])]))
     if has_x_axis:
         lines += [[(line, None)] for line in _x_axis(left, right, gutter, columns, style)]
     return lines
@@ -193,6 +201,38 @@ def _number(value: float, step: float) -> str:
         return f"{value:.{decimals}f}" if value else "0"
     digits = max(0, math.floor(math.log10(abs(value)) + 1e-9) - math.floor(math.log10(step) + 1e-9)) if value else 0
     return f"{value:.{digits}e}".replace("e-0", "e-").replace("e+0", "e") if value else "0"
+
+
+def _fill(cells: list[list[str]], dots: Sequence[int], style: _GlyphSet) -> None:
+    """Put the characters of columns of dots into the cells of a chart, [row][column]."""
+    across, down = style.across, style.down
+    mask, drawn = (1 << down) - 1, style.drawn
+    for column in range(len(dots) // across):
+        left = dots[column * across]
+        right = dots[column * across + 1] if across == 2 else 0
+        for row in _rows_of(left | right, down):
+            shift = row * down
+            if bits := (left >> shift) & mask | ((right >> shift) & mask) << down:
+                cells[row][column] = drawn[bits]
+
+
+def _rows_of(dots: int, down: int = 1) -> Iterable[int]:
+    """The rows of cells, each `down` dots high, from the first to the last with a dot; single dots where `down` is 1."""
+    if not dots:
+        return ()
+    rows = range(((dots & -dots).bit_length() - 1) // down, (dots.bit_length() - 1) // down + 1)
+    return rows if down > 1 else [row for row in rows if dots >> row & 1]
+
+
+def _pieces(text: str, marks: Mapping[int, Run]) -> Iterable[Run]:
+    """A row of the chart, parted where another series begins; a mark hides what lies below it."""
+    start = 0
+    for column in [*sorted(marks), len(text)]:
+        for found in _RUN.finditer(text, start, column):
+            yield found[0], None if found[0][0] == " " else 0
+        if column < len(text):
+            yield marks[column]
+        start = column + 1
 
 
 def _gather(cells: Iterable[Run]) -> list[Run]:

@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 
 from engine import config as configs
-from engine import hardware, methods
+from engine import hardware, methods, model_rules, start_rules
 from engine.config import RunConfig
 from engine.data import formats, sources, validate
 from engine.data.template import ChatTokenizer
 from engine.memory import Plan
+from engine.model_files import read_json
 from engine.models import sources as model_sources
 from engine.rewards import process as reward_process
 from engine.runs import launch
@@ -32,14 +33,18 @@ def preflight(config: RunConfig) -> tuple[RunConfig, str]:
 
 
 def _check_model(config: RunConfig, data: formats.TrainingData) -> None:
-    """InputError for a damaged model folder or one of a family that mlx_lm does not have, an adapter that fits nothing in it, and
-    data without a row within the limits."""
+    """InputError for a damaged model folder or one of a family that mlx_lm does not have, an adapter or a quantisation that
+    fits nothing in it, an adapter to start from that is not there, and data without a row within the limits."""
     folder = configs.model_folder(config.model)
     model_sources.check_family(folder)
     model_sources.check_fetch(folder)
     plan = Plan(config, hardware.facts().backend)  # reads config.json and every weight file's header
-    if config.adapter.keys is not None and not plan.is_full:
-        _ = plan.adapted
+    is_named = config.adapter.keys is not None and not plan.is_full
+    refused = model_rules.unfit(config, read_json(folder / "config.json"), plan.modules, plan.adapted if is_named else ())
+    if refused is not None:
+        raise refused
+    if config.adapter.start_from is not None:
+        start_rules.adapter_file(config.adapter, config.chat.add_tokens)
     tokenizer, sampling = ChatTokenizer(folder, config.chat), config.sampling
     is_supervised = methods.method(config.method).kind == "sft"
     for examples, path in ((data.train, config.data.train), (data.held_out, config.data.valid or config.data.train)):

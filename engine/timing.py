@@ -27,13 +27,25 @@ _JUDGED = "reward per completion"  # among the corrections: seconds, not a ratio
 
 
 @dataclass(frozen=True, slots=True)
+class Packed:
+    """A micro-batch: so many prompts and completions, each padded to the widest, and the completion tokens that count."""
+
+    prompts: int
+    prompt_tokens: int
+    rows: int
+    width: int
+    positions: int
+
+
+@dataclass(frozen=True, slots=True)
 class Lengths:
     """Tokens of a step's rows: of each prompt, and of each completion, group after group."""
 
     prompts: tuple[int, ...]
     completions: tuple[int, ...]
-    # of each update its rows, as (prompt, completion); None: every row, in as many updates as the method makes of them
-    updates: tuple[tuple[tuple[int, int], ...], ...] | None = None
+    # the micro-batches of each update, and those of a scoring, as they were; None: every row, as the plan would pack them
+    updates: tuple[tuple[Packed, ...], ...] | None = None
+    scored: tuple[Packed, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -192,11 +204,12 @@ class _Timing:
         if self.decode_rows is not None and self.decode_rows < len(rows):  # rows that wait take the places of those that are done
             mean = sum(ends) / len(ends)
             return self._positions(self.decode_rows, before, 0, round(mean), greedy) * len(rows) / self.decode_rows
-        seconds, start, running = 0.0, 0, len(ends)
+        seconds, start, running = self.passes.copied(len(ends), before, ends[-1]), 0, len(ends)
         for end in sorted(set(ends)):
             left = len(ends) - bisect_right(ends, end)
             if left <= _SHRINK * running:
                 seconds += self._positions(running, before, start, end, greedy)
+                seconds += self.passes.copied(left, before, ends[-1])
                 start, running = end, left
         return seconds
 
@@ -209,26 +222,32 @@ class _Timing:
 
     # Scores and updates.
 
-    def _calls(self, rows: Sequence[tuple[int, int]], micro: int) -> list[tuple[list[Call], int]]:
-        """Of each micro-batch the sequences that go through the layers, and the positions of the head."""
-        found = []
-        for start in range(0, len(rows), micro):
-            part = rows[start : start + micro]
-            new = _round_up(max(width for _, width in part))
-            mean = sum(_round_up(width) for _, width in part) / len(part)  # rows are packed by length
-            width = min(new, max(mean, 1))
-            prompt = max(length for length, _ in part)
-            shared = -(-len(part) // self.group)
-            calls = [Call(len(part), _round_up(round(prompt + width)))]
-            if self.plan.shares and shared < len(part):
-                calls = [Call(shared, prompt), Call(len(part), width, prompt)]
-            found.append((calls, sum(width for _, width in part)))
-        return found
+    def _packed(self, rows: Sequence[tuple[int, int]]) -> list[Packed]:
+        """The rows in micro-batches, the shortest first."""
+        ordered = sorted(rows, key=lambda row: row[1])
+        parts = [ordered[start : start + self.micro] for start in range(0, len(ordered), self.micro)]
+        return [
+            Packed(
+                prompts=-(-len(part) // self.group),
+                prompt_tokens=max(length for length, _ in part),
+                rows=len(part),
+                width=_round_up(part[-1][1]),
+                positions=sum(width for _, width in part),
+            )
+            for part in parts
+        ]
 
-    def _scored(self, rows: Sequence[tuple[int, int]], *, adapter: bool = True) -> float:
+    def _calls(self, batch: Packed) -> list[Call]:
+        """The sequences of a micro-batch that go through the layers together: prompts once each, where that is possible."""
+        if self.plan.shares and batch.prompts < batch.rows:
+            return [Call(batch.prompts, batch.prompt_tokens), Call(batch.rows, batch.width, batch.prompt_tokens)]
+        return [Call(batch.rows, _round_up(batch.prompt_tokens + batch.width))]
+
+    def _scored(self, batches: Sequence[Packed], *, adapter: bool = True) -> float:
         seconds = 0.0
-        for calls, positions in self._calls(rows, self.micro):
-            seconds += sum(self.passes.forward(call, adapter=adapter) for call in calls) + self.passes.head(positions)
+        for batch in batches:
+            seconds += sum(self.passes.forward(call, adapter=adapter) for call in self._calls(batch))
+            seconds += self.passes.head(batch.positions)
         return seconds
 
     def _scores(self, rows: Sequence[tuple[int, int]]) -> float:
@@ -236,9 +255,10 @@ class _Timing:
         objective = self.objective
         in_reward = bool(objective.beta) and objective.kl_in == "reward"
         is_old = objective.old == "trainer" and (objective.updates > 1 or in_reward)
-        seconds = self._scored(rows) if is_old or objective.entropy_quantile < 1 else 0.0
+        batches = self._packed(rows) if self.lengths.scored is None else self.lengths.scored
+        seconds = self._scored(batches) if is_old or objective.entropy_quantile < 1 else 0.0
         if objective.beta:
-            seconds += self._scored(rows, adapter=self.plan.is_full or bool(objective.ref_sync_every))
+            seconds += self._scored(batches, adapter=self.plan.is_full or bool(objective.ref_sync_every))
         return seconds
 
     def _updates(self, rows: Sequence[tuple[int, int]]) -> float:
@@ -246,21 +266,21 @@ class _Timing:
         if self.lengths.updates is not None:
             return sum(self._update(update) for update in self.lengths.updates)
         if self.is_supervised:
-            return self._update(rows)
+            return self._update(self._packed(rows))
         groups = [rows[start : start + self.group] for start in range(0, len(rows), self.group)]
         parts = min(self.objective.minibatches, len(groups))
         made = [[row for group in groups[part::parts] for row in group] for part in range(parts)]
-        return self.objective.updates_per_rollout * sum(self._update(part) for part in made)
+        return self.objective.updates_per_rollout * sum(self._update(self._packed(part)) for part in made)
 
-    def _update(self, rows: Sequence[tuple[int, int]]) -> float:
+    def _update(self, batches: Sequence[Packed]) -> float:
         """One update: forward, backward and the optimizer."""
-        seconds, batches = 0.0, 0
-        for calls, positions in self._calls(sorted(rows, key=lambda row: row[1]), self.micro):
+        seconds = 0.0
+        for batch in batches:
+            calls = self._calls(batch)
             forward = sum(self.passes.forward(call, gradient=True) for call in calls)
             seconds += forward * (2 if self.recomputes else 1) + sum(self.passes.backward(call) for call in calls)
-            seconds += self.passes.head(positions, gradient=True)
-            batches += 1
-        return seconds + self.passes.step_weights(batches)
+            seconds += self.passes.head(batch.positions, gradient=True)
+        return seconds + self.passes.step_weights(len(batches))
 
     # What comes beside the steps.
 
@@ -272,7 +292,7 @@ class _Timing:
             for place in range(count)
         ]
         if self.is_supervised:
-            return self._scored(rows) * self.corrections.get("update", 1.0)
+            return self._scored(self._packed(rows)) * self.corrections.get("update", 1.0)
         decoded = self._prefill([length for length, _ in rows]) + self._decode(rows, greedy=True)
         return decoded * self.corrections.get("rollout", 1.0) + self.corrections.get(_JUDGED, 0.0) * count
 

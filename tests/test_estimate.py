@@ -212,11 +212,11 @@ def test_cache_and_logits(make_model: MakeModel, make_config: MakeConfig) -> Non
 
     A token's keys and values in all layers: 2 x 2 heads x 16 x 3 layers x 4 bytes = 768. At the end 8 rows of
     48 + 256 (79 more tokens, in steps of 256) = 304 tokens: 1,867,776 bytes, and a third of it once more while a layer grows:
-    2,490,368. Logits of the update: 8 rows x 80 x 272 x 5 copies x 4 bytes = 3,481,600. Of the rollout: 8 x 272 x 12 = 26,112.
+    2,490,368. Logits of the update: 8 rows x 80 x 272 x 3 copies x 4 bytes = 2,088,960. Of the rollout: 8 x 272 x 12 = 26,112.
     """
     found = estimate(make_config(make_model()), machine())
     assert found.cache_bytes == 2_490_368
-    assert found.logits_bytes == 3_481_600
+    assert found.logits_bytes == 2_088_960
     assert found.rollout_logits_bytes == 26_112
     assert found.rollout_peak_bytes is not None and found.peak_bytes == max(found.rollout_peak_bytes, found.update_peak_bytes)
     supervised = estimate(make_config(make_model(), method="sft"), machine())

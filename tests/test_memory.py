@@ -155,3 +155,12 @@ def test_advice_takes_a_moment(make_plan: MakePlan) -> None:
     cheapest_change(plan, limit - 2)
     largest(plan, limit)
     assert time.process_time() - start < 0.6  # 0.3 s each
+
+
+def test_rows_of_added_tokens_are_trained_beside_the_adapter(make_plan: MakePlan) -> None:
+    """The demo's embedding is its head, too: two tokens are 2 x D numbers more, and two moments of AdamW for each."""
+    plain, added = make_plan(), make_plan(**{"chat.add_tokens": ["<plan>", "</plan>"]})
+    assert plain.shape is not None and plain.shape.tied
+    more = 2 * plain.shape.hidden
+    assert added.trainable - plain.trainable == more
+    assert added.optimizer - plain.optimizer == 2 * more * 4

@@ -15,8 +15,17 @@ import pytest
 
 from engine.config import model_folder
 from engine.errors import InputError
+from engine.expert_stacks import stacked
 from engine.gguf.folder import mlx_folder
-from engine.model_files import PLANNED, linear_modules, read_headers, read_json, read_shape
+from engine.model_files import (
+    PLANNED,
+    TensorHeader,
+    adapted_modules,
+    linear_modules,
+    read_headers,
+    read_json,
+    read_shape,
+)
 from tests.support.gguf_files import tiny_file
 
 HOSTILE = 400
@@ -235,3 +244,20 @@ def with_other_bytes(content: bytes, draw: random.Random) -> bytes:
         (b"", content[place : place + span] * 2, draw.choice((b"{", b"}", b"[", b'"', b"9" * 5000)), draw.randbytes(2))
     )
     return content[:place] + middle + content[place + span :]
+
+
+def test_experts_kept_one_by_one_are_one_stack_as_mlx_lm_loads_them() -> None:
+    """Qwen's names and Mixtral's; a router and a lone expert of another shape stay as they are."""
+    one_by_one = [TensorHeader(f"model.layers.0.mlp.experts.{e}.gate_proj.weight", "F32", (32, 64), 8192) for e in range(4)]
+    mixtral = [TensorHeader(f"model.layers.1.block_sparse_moe.experts.{e}.w2.weight", "BF16", (64, 32), 4096) for e in range(2)]
+    router = TensorHeader("model.layers.0.mlp.gate.weight", "F32", (4, 64), 1024)
+    odd = [TensorHeader(f"model.layers.2.mlp.experts.{e}.up_proj.weight", "F32", (8, 8 + e), 256 + 32 * e) for e in range(2)]
+    made = stacked([router, *one_by_one, *mixtral, *odd])
+    assert made == [
+        router,
+        TensorHeader("model.layers.0.mlp.switch_mlp.gate_proj.weight", "F32", (4, 32, 64), 4 * 8192),
+        TensorHeader("model.layers.1.block_sparse_moe.switch_mlp.down_proj.weight", "BF16", (2, 64, 32), 2 * 4096),
+        *odd,
+    ]
+    chosen = adapted_modules(linear_modules(made, {}, "x"), 3, kind="lora", last=-1, keys=["mlp.switch_mlp.gate_proj"])
+    assert [(module.path, module.experts) for module in chosen] == [("model.layers.0.mlp.switch_mlp.gate_proj", 4)]

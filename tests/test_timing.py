@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from engine import machine_rates, measuring, share
+from engine.cli import estimate_lines
 from engine.config import RunConfig, parse
 from engine.errors import InputError
 from engine.estimate import estimate
@@ -23,7 +24,7 @@ from engine.hardware import GIB, Hardware, facts
 from engine.machine_rates import Rates
 from engine.memory import Plan
 from engine.method_costs import method_costs
-from engine.timing import Lengths, TimePlan, correction_name, ratios, time_plan
+from engine.timing import Lengths, Packed, TimePlan, correction_name, ratios, time_plan
 
 ROOT = Path(__file__).parents[1]
 NEVER = 1e30  # a rate at which work takes no time
@@ -150,7 +151,7 @@ def test_real_lengths_cost_less_than_the_limit(tmp_path: Path) -> None:
     run, rates = config(tmp_path), flat_rates(numbers={"draw": 1.0})
     short = Lengths((48, 48), (80, 8, 80, 8, 8, 80, 8, 80))
     assert timed(run, rates, lengths=short).decode == pytest.approx((8 * 8 + 72 * 4) * 272, rel=1e-5)
-    dropped = replace(short, updates=(((48, 80),) * 4,))
+    dropped = replace(short, updates=((Packed(1, 48, 4, 80, 320),),))
     half = timed(config(tmp_path, **{"sampling.prompts_per_step": 1}))
     assert timed(run, lengths=dropped).phases["update"] == pytest.approx(half.phases["update"])
     assert timed(run, lengths=short).step < timed(run).step
@@ -255,6 +256,40 @@ def test_one_real_step_beside_its_prediction(tmp_path: Path, _own_home: Path) ->
     assert measuring.rates_key().startswith(facts().chip)
 
 
+def test_what_the_command_prints(tmp_path: Path, machine: Hardware) -> None:
+    """Measured twice as long as predicted, on a quiet and on a busy machine; and the plan with its proposals."""
+    run = config(tmp_path)
+    plan = Plan(run, "cpu")
+    predicted = timed(run)
+    step = {
+        "seconds": {"rollout": 2 * predicted.phases["rollout"], "reward": 4.0, "update": predicted.phases["update"]},
+        "cpu_seconds": {},
+        "peak_bytes": {"rollout": 10_000_000, "update": 20_000_000},
+        "prompts": [48, 48],
+        "completions": [80] * 8,
+        "updates": [[[2, 48, 8, 80, 640]]],
+        "scored": [],
+        "micro_batch_rows": 8,
+        "warmed": True,
+        "others_cores": 0.0,
+    }
+    found = measuring.compared(plan, plan.fit(8 * GIB), flat_rates(), step, ["a warning"])
+    shown = "\n".join(estimate_lines.measured(found))
+    assert "x2 " in shown and "20.00 MB" in shown and "later estimates" in shown and "a warning" in shown
+    assert found.kept and found.run_as_measured == pytest.approx(found.run.run)  # all completions were at the limit
+    assert found.run.step == pytest.approx(found.total)
+    busy = measuring.compared(plan, plan.fit(8 * GIB), flat_rates(), {**step, "others_cores": 1.5, "warmed": False})
+    shown = "\n".join(estimate_lines.measured(busy))
+    assert not busy.kept and "others used 1.5 cores" in shown and "pays for what is compiled" in shown
+    shown = "\n".join(estimate_lines.estimate(estimate(run, machine, flat_rates(stream={1: 1e9}))))
+    assert "at most" in shown and "the update takes longest" in shown and "4 evaluations, each" in shown and "room " in shown
+    small = estimate(run.model_copy(update={"run": run.run.model_copy(update={"memory_limit_gb": 0.0025})}), machine)
+    assert not small.fits and small.change is not None
+    assert f"fits if  {small.change.key}: {small.change.value}" in "\n".join(estimate_lines.estimate(small))
+    shown = "\n".join(estimate_lines.costs(method_costs(run, flat_rates(), machine), run))
+    assert "grpo *" in shown and "where groups are replaced" in shown
+
+
 def test_a_family_of_unknown_sizes_has_no_prediction(tmp_path: Path, machine: Hardware) -> None:
     folder = tmp_path / "model"
     shutil.copytree(share.demo_model(), folder)
@@ -264,6 +299,6 @@ def test_a_family_of_unknown_sizes_has_no_prediction(tmp_path: Path, machine: Ha
     run = config(tmp_path, model=str(folder))
     assert "does not name" in estimate(run, machine, flat_rates()).seconds_reason
     plan = Plan(run, "cpu")
-    step: dict[str, Any] = {"updates": [], "prompts": [1], "completions": [1], "seconds": {}}
+    step: dict[str, Any] = {"updates": [], "scored": [], "prompts": [1], "completions": [1], "seconds": {}}
     with pytest.raises(InputError, match="does not name"):
         measuring.compared(plan, plan.fit(8 * GIB), flat_rates(), step)

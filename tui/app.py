@@ -74,6 +74,8 @@ class DroidTuneApp(App[None]):
         from tui.screens.live import LiveScreen
 
         self._close_new_run()
+        if isinstance(self.screen, Page):
+            self.screen.opened(run_id)
         self.push_screen(LiveScreen(run_id))
 
     def new_run(self) -> None:

@@ -49,18 +49,40 @@ def estimate(found: Estimate) -> list[str]:
         "",
         *([] if found.time is None else [*time(found.time), ""]),
         f"trains   {found.trainable_parameters:,} parameters in micro-batches of {found.micro_batch_rows} rows, "
-        f"{found.dtype} on {found.backend}",
+        f"{found.dtype} on {found.backend}{', each layer computed again in the backward pass' if found.recomputes else ''}",
+        *([] if found.decode_rows is None else [f"decodes  {found.decode_rows} rows at once, the others wait"]),
+        *room(found),
         *([f"fetches  {size(found.fetch_bytes)} of weights, when the run starts"] if found.fetch_bytes else []),
         *(_told("time", found.seconds_reason) if found.time is None else []),
         *(line for each in found.assumptions for line in _told("assumed", each)),
     ]
 
 
+def room(found: Estimate) -> list[str]:
+    """What would make it fit, or how far its sizes could go."""
+    if found.change is not None:
+        change = found.change
+        return _told("fits if", f"{change.key}: {change.value} (peak {size(change.peak)}); {change.cost}")
+    if not found.fits:
+        return _told("fits if", "several values are lowered: no single one is enough; or with a smaller model")
+    if found.largest is None:
+        return []
+    sizes = {
+        "micro-batches of": found.largest.micro_batch_rows,
+        "groups of": found.largest.group_size,
+        "completions of": found.largest.max_completion_tokens,
+    }
+    parts = [
+        f"{name} {count:,}{' tokens' if 'completions' in name else ''}" for name, count in sizes.items() if count is not None
+    ]
+    return [f"room     for {', '.join(parts)}: each alone, at most"] if parts else []
+
+
 def time(found: TimePlan) -> list[str]:
     """Seconds of a step by phase, and of the run."""
     parts = {"rollout": f"prefill {short(found.prefill)}, decode {short(found.decode)}"}
     by = {name: f"corrected x{number(value, 2)} by a measured step" for name, value in found.corrected_by.items()}
-    rows = [["time of a step, at most", short(found.step), f"{number(found.tokens_per_second)} completion tokens/s"]]
+    rows = [["time of a step, at most", short(found.step), f"{found.tokens_per_second:,.0f} completion tokens/s"]]
     rows += [
         [f"  {name}", short(seconds), ", ".join(filter(None, (parts.get(name, ""), by.get(name, ""))))]
         for name, seconds in found.phases.items()
@@ -76,7 +98,7 @@ def time(found: TimePlan) -> list[str]:
 
 def measured(found: MeasuredStep) -> list[str]:
     """One step, predicted beside measured, and what follows for the run."""
-    head = ["measured", "seconds", "predicted", "ratio", "peak", "predicted"]
+    head = ["measured", "seconds", "predicted", "ratio", "peak", "at most"]
     rows = [
         [
             name,
@@ -93,6 +115,7 @@ def measured(found: MeasuredStep) -> list[str]:
     lines = [
         *table([head, *rows], right=(1, 2, 3, 4, 5)),
         "",
+        "seconds are predicted for the lengths that the step had, peaks for completions at their limit",
         f"completions of {number(mean)} tokens on average, {found.longest_completion} at most, in micro-batches of "
         f"{found.micro_batch_rows} rows",
         f"the run: {duration(found.run_as_measured)} if steps stay like this one, at most {duration(found.run.run)}",

@@ -153,29 +153,37 @@ def template_source(folder: Path, chosen: str | None) -> str | None:
     """The Jinja text of the chat template: of the file or by the name that `chosen` says, else the model's default; None where
     the model has none. InputError for a file that cannot be read and a name that the model does not have."""
     if chosen is not None and chosen.endswith(".jinja"):
-        try:
-            return Path(chosen).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            remedy = "give a Jinja file in UTF-8; a relative path starts at the config's folder"
-            raise InputError(f"{chosen} cannot be read: {error}", where="chat.template", remedy=remedy) from error
-    path = folder / "chat_template.jinja"
-    own = {"default": path.read_text(encoding="utf-8")} if path.is_file() else {}
-    others = sorted((folder / "additional_chat_templates").glob("*.jinja"))
-    own |= {file.stem: file.read_text(encoding="utf-8") for file in others}
+        remedy = "give a Jinja file in UTF-8; a relative path starts at the config's folder"
+        return _read_template(Path(chosen), "chat.template", remedy)
+    files = {"default": path} if (path := folder / "chat_template.jinja").is_file() else {}
+    files |= {path.stem: path for path in sorted((folder / "additional_chat_templates").glob("*.jinja"))}
+    own = {name: _read_template(path, str(folder), "fetch the model again") for name, path in files.items()}
     source = _read_json(folder / "tokenizer_config.json").get("chat_template")
     where = str(folder / "tokenizer_config.json")
-    if isinstance(source, list):
+    if isinstance(source, list) and all(map(_is_named_template, source)):
         own = {entry["name"]: entry["template"] for entry in source} | own
     elif isinstance(source, str):
         own = {"default": source} | own
     elif source is not None:
-        raise InputError("chat_template is not text", where=where, remedy="fetch the model again")
+        what = "chat_template is neither text nor a list of names and templates"
+        raise InputError(what, where=where, remedy="fetch the model again")
     name = chosen or "default"
     if name not in own and (chosen is not None or own):
         known = ", ".join(own) or "none"
         remedy = f"chat.template: one of its own ({known}), or a .jinja file"
         raise InputError(f"the model has no chat template called {name!r}", where=where, remedy=remedy)
     return own.get(name)
+
+
+def _read_template(path: Path, where: str, remedy: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read: {error}", where=where, remedy=remedy) from error
+
+
+def _is_named_template(entry: object) -> bool:
+    return isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("name", "template"))
 
 
 class _Generation(jinja2.ext.Extension):

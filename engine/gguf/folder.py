@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from engine import figures
 from engine.cache_folders import DESCRIBED, SOURCE, aside, finish, is_made, source, write
 from engine.errors import InputError
 from engine.gguf import rope
@@ -190,7 +191,7 @@ def _check_unchanged(header: GgufHeader) -> None:
 def _check_disk(cache: Path, needed: int) -> None:
     free = shutil.disk_usage(cache).free
     if free < needed + _SPARE_BYTES:
-        what = f"{free / 1e9:.1f} GB are free, and the converted model takes {needed / 1e9:.1f} GB"
+        what = f"{figures.size(free)} are free, and the converted model takes {figures.size(needed)}"
         raise InputError(what, where=str(cache), remedy="free the disk, or point DROID_TUNE_HOME at another one")
 
 

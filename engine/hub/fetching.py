@@ -28,6 +28,7 @@ from huggingface_hub import constants, errors
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff  # type: ignore[attr-defined]
 
+from engine import figures
 from engine.errors import InputError
 from engine.hub.repository import Bar, Repository
 
@@ -85,7 +86,7 @@ def require_space(repository: Repository, names: Sequence[str]) -> None:
     there = next(path for path in (folder, *folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
     if needed + _SPARE_BYTES > free:
-        what = f"{needed / 1e9:.1f} GB are to be fetched, and the disk of {folder} has {free / 1e9:.1f} GB free"
+        what = f"{figures.size(needed)} are to be fetched, and the disk of {folder} has {figures.size(free)} free"
         raise InputError(what, where=repository.id, remedy="free the disk, or point HF_HOME at another one")
 
 

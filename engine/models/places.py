@@ -77,9 +77,10 @@ def _weights(folder: Path) -> set[str]:
 
 
 def _branch(storage: Path, revision: str) -> str:
-    """The commit that the cache has for a branch or tag; empty where it has none."""
+    """The commit that the cache has for a branch or tag; empty where it has none, or something else is written there."""
     path = storage / "refs" / revision
-    return path.read_text(encoding="utf-8").strip() if path.is_file() else ""
+    text = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+    return ModelId("", text).commit
 
 
 def _of_lm_studio(named: ModelId) -> Path | None:

@@ -85,6 +85,8 @@ async def export(
             _describe(each, aside, found, config, state, heard.done["held_out"])
             on_phase("bringing it to the disk", 0, 0)
             await asyncio.to_thread(_sync, aside)
+        for job in jobs:
+            _check_target(job)  # it may have been made meanwhile, by another export or by the user
         for job, aside in zip(jobs, asides, strict=True):
             _name(aside, job.out)
     return made

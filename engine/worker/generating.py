@@ -13,6 +13,7 @@ from jinja2 import TemplateError
 from mlx_lm.utils import load_model
 
 from engine.errors import InputError
+from engine.model_files import context_tokens, read_json
 from engine.types import Message, Prompt
 from engine.worker import added_rows
 from engine.worker.exporting import exact_on_cpu
@@ -79,7 +80,7 @@ def opened(request: Mapping[str, Any], tell: Tell) -> Sides:
 
 def rendered(policy: Policy, turns: Sequence[Mapping[str, str]], where: str, plain: bool = False) -> tuple[str, list[int]]:
     """The turns as the model sees them, as text and as ids; `plain`: their contents alone. InputError where the chat template
-    refuses them."""
+    refuses them, and for more tokens than the model was made for (attention over 100,000 at once kills a worker)."""
     try:
         if plain:
             text = "".join(turn["content"] for turn in turns)
@@ -91,6 +92,10 @@ def rendered(policy: Policy, turns: Sequence[Mapping[str, str]], where: str, pla
         raise InputError(str(error), where=where, remedy=remedy) from error
     if not ids:
         raise InputError("nothing to answer: no tokens", where=where, remedy="give a text")
+    limit = context_tokens(read_json(policy.folder / "config.json"))
+    if limit is not None and len(ids) > limit:
+        what = f"{len(ids):,} tokens, and the model was made for {limit:,} (max_position_embeddings)"
+        raise InputError(what, where=where, remedy="give a shorter text; in a chat /reset begins anew")
     return text, ids
 
 

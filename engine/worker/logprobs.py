@@ -19,7 +19,7 @@ import mlx.core as mx
 import numpy as np
 
 from engine.chunking import chunk_positions, padded_positions, whole_positions
-from engine.worker import recompute
+from engine.worker import recompute, turns
 from engine.worker.batching import Batch, Floats, Row, pack
 from engine.worker.heads import holding, mode, noise, read_by_head, vocabulary
 from engine.worker.model import Policy
@@ -179,6 +179,7 @@ def _in_turn(hidden: mx.array, targets: mx.array, size: int, compute: Callable[[
         if parts:
             (piece,) = mx.depends([piece], parts[-1])
         parts.append(compute(piece, targets[start : start + size]))
+        turns.piece(parts[-1])
     return [mx.concatenate(list(column)) for column in zip(*parts, strict=True)]
 
 
@@ -229,6 +230,7 @@ def _recomputed(
                 sums = [a + b for a, b in zip(sums, parts, strict=True)] if sums else parts
                 slopes.append(slope)
                 before = [*sums, slope]
+                turns.piece(before)
         return dict(zip(arrays, sums, strict=True)), mx.concatenate(slopes)
 
     return cast(Columns, run(arrays, hidden))

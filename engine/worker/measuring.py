@@ -11,13 +11,13 @@ import numpy as np
 from engine import config as configs
 from engine import machine_load
 from engine.data import formats
-from engine.methods import method
 from engine.models.sources import with_weights
-from engine.worker.batching import Batch
+from engine.worker.batching import Batch, pack
 from engine.worker.bench_timing import Clock
 from engine.worker.guard import MemoryGuard
 from engine.worker.model import load_policy
 from engine.worker.run import split_of, task_of
+from engine.worker.step import step_completions
 from engine.worker.task import Task, Warn, Watch
 from engine.worker.trainer import Trainer, UpdateResult
 from engine.worker.work import StepWork
@@ -56,18 +56,22 @@ def measure(request: Mapping[str, Any], tell: Tell) -> None:
         load = machine_load.since(start)
     finally:
         task.close()
-    is_supervised = method(config.method).kind == "sft"
-    rows = [[row for batch in batches for row in _rows(batch)] for batches in updates]
     groups = work.groups
+    if groups:
+        prompts = [len(group.prompt.token_ids) for group in groups]
+        completions = [len(rollout.token_ids) for group in groups for rollout in group.rollouts]
+        scored = pack(step_completions(groups), guard.micro_batch_rows, sharing=policy.sharing)
+    else:  # supervised
+        rows = [row for batch in updates[0] for row in _rows(batch)]
+        prompts, completions, scored = [prompt for prompt, _ in rows], [new for _, new in rows], []
     found = {
         "seconds": {name: part.seconds for name, part in clock.parts.items()},
         "cpu_seconds": {name: part.cpu_seconds for name, part in clock.parts.items()},
         "peak_bytes": {name: part.peak_bytes for name, part in clock.parts.items()},
-        "prompts": [prompt for prompt, _ in rows[0]] if is_supervised else [len(group.prompt.token_ids) for group in groups],
-        "completions": [new for _, new in rows[0]]
-        if is_supervised
-        else [len(rollout.token_ids) for group in groups for rollout in group.rollouts],
-        "updates": rows,
+        "prompts": prompts,
+        "completions": completions,
+        "updates": [[_packed(batch) for batch in batches] for batches in updates],
+        "scored": [_packed(batch) for batch in scored],
         "micro_batch_rows": guard.micro_batch_rows,
         "warmed": warmed,
         "others_cores": load.others_cores,
@@ -105,3 +109,8 @@ def _rows(batch: Batch) -> list[tuple[int, int]]:
     """(prompt tokens, completion tokens) of each row that is trained."""
     ends = [int(np.flatnonzero(row)[-1]) + 1 if row.any() else 1 for row in batch.mask > 0]
     return [(int(batch.prompt_lengths[place]), end) for place, end in zip(batch.prompt_row, ends, strict=True)]
+
+
+def _packed(batch: Batch) -> list[int]:
+    """As engine.timing.Packed: prompts, their width, rows, their width, tokens that count."""
+    return [*batch.prompts.shape, *batch.completions.shape, int((batch.mask > 0).sum())]

@@ -9,16 +9,15 @@ from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models.switch_layers import QuantizedSwitchLinear, SwitchLinear
 from mlx_lm.tuner.utils import linear_to_lora_layers
 from mlx_lm.utils import load
 
+from engine import model_rules
 from engine.config import AdapterConfig, ChatConfig, QuantizeConfig
 from engine.data.template import MODELS_OWN, stop_id, template_source
 from engine.errors import InputError
-from engine.model_files import ROUTERS
 from engine.types import Message
-from engine.worker import added_rows, decoding, keys, prefix, quantised, rendering, starting
+from engine.worker import adapter_keys, added_rows, decoding, keys, prefix, quantised, rendering, starting
 from engine.worker.batching import Batch, Sharing
 from engine.worker.trees import flat, nested
 
@@ -194,12 +193,13 @@ def quantise(model: nn.Module, quantize: QuantizeConfig, where: str) -> None:
     if bits is None:
         return
     if any(hasattr(module, "bits") for _, module in model.named_modules()):
-        remedy = "leave quantize.bits out, or name an unquantised model"
-        raise InputError("the model is quantised already", where=where, remedy=remedy)
+        raise model_rules.quantised_already(where)
 
     def fits(_: str, module: nn.Module) -> bool:
         return hasattr(module, "to_quantized") and module.weight.shape[-1] % group_size == 0
 
+    if not any(fits(name, module) for name, module in model.named_modules()):
+        raise model_rules.no_group(group_size)
     nn.quantize(model, group_size=group_size, bits=bits, class_predicate=fits)
 
 
@@ -217,28 +217,16 @@ def apply_adapter(model: nn.Module, adapter: AdapterConfig, seed: int, where: st
         return
     model.freeze()
     mx.random.seed(keys.key32(seed, "adapter"))
-    chosen = adapter.keys if adapter.keys is not None else default_keys(model, adapter.type)
+    chosen = adapter.keys if adapter.keys is not None else adapter_keys.default(model, adapter.type)
     layers = len(model.layers) if adapter.layers < 0 else adapter.layers
+    if adapter.keys is not None:
+        adapter_keys.check(model, adapter.keys, layers, is_dora=adapter.type == "dora", where=where)
+    if adapter.type == "dora":
+        adapter_keys.check_dora(model, chosen, layers, where)
     linear_to_lora_layers(model, layers, {**lora_parameters(adapter), "keys": set(chosen)}, use_dora=adapter.type == "dora")
     if not flat(model.trainable_parameters()):
-        known = ", ".join(default_keys(model, adapter.type)[:8])
-        raise InputError(
-            f"adapter.keys {adapter.keys} match no module", where=where, remedy=f"paths inside a layer, such as {known}"
-        )
-
-
-def default_keys(model: nn.Module, kind: str) -> list[str]:
-    """Paths of every linear module inside the layers, routers left out (and expert stacks for DoRA, which has none)."""
-    types: tuple[type, ...] = (nn.Linear, nn.QuantizedLinear)
-    if kind == "lora":
-        types += (SwitchLinear, QuantizedSwitchLinear)
-    found: set[str] = set()
-    for layer in model.layers:
-        for path, module in layer.named_modules():
-            parts = path.split(".")
-            if isinstance(module, types) and parts[-1] not in ROUTERS and (len(parts) < 2 or parts[-2] != "router"):
-                found.add(path)
-    return sorted(found)
+        remedy = "name some in adapter.keys, or use adapter.type: full"
+        raise InputError("has no linear module inside its layers, for an adapter to go on", where=where, remedy=remedy)
 
 
 def lora_parameters(adapter: AdapterConfig) -> dict[str, Any]:

@@ -1,25 +1,24 @@
-"""What the backward pass computes again instead of keeping it: always what costs next to nothing, whole layers where asked for.
+"""Layers that the backward pass computes again instead of keeping what is inside them: gradient checkpointing (arXiv 1604.06174).
 
-Attention keeps the softmax of its scores and a gated activation three arrays as wide as the layer's inside; both follow from
-their inputs at the price of a hundredth or two of the time. A whole layer follows from its input: the forward pass runs once
-more. Only values are kept or not: the gradient is that of the same function of the same arrays.
+A layer follows from its input: the forward pass runs once more. Only values are kept or not: the gradient is that of the same
+function of the same arrays.
 
 mlx gives gradients to explicit arguments alone. So every array that a layer reads and that a gradient may pass through is made
 one: what is trained in it, what it is called with, and what its cache holds, before and after. A family that hands arrays on by
-another way would lose a gradient silently: `is_exact` tries it.
+another way would lose a gradient silently: `is_exact` tries it. What is left out: computing attention's softmax and the gated
+activation alone again, which costs a small model a third of its time on a CPU.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import mlx.core as mx
 import mlx.nn as nn
-from mlx_lm.models import activations, base
 from mlx_lm.models.cache import ArraysCache, CacheList, ConcatenateKVCache
 
 from engine.worker import prefix
@@ -51,12 +50,8 @@ class _Cache:
 
 @contextmanager
 def saving(policy: Policy) -> Iterator[None]:
-    """Inside, what the model computes keeps less for its backward pass: no softmax of attention, nothing inside a gated
-    activation, and where `policy.recomputes`, of each layer its input alone."""
-    with ExitStack() as stack:
-        stack.enter_context(_cheaply(policy.model))
-        if policy.recomputes:
-            stack.enter_context(_layer_by_layer(policy))
+    """Inside, where `policy.recomputes`, what the model computes keeps of each layer what it was called with alone."""
+    with _layer_by_layer(policy) if policy.recomputes else nullcontext():
         yield
 
 
@@ -93,43 +88,6 @@ def _squares(arrays: list[mx.array]) -> float:
 
 
 @contextmanager
-def _cheaply(model: nn.Module) -> Iterator[None]:
-    """Inside, the modules of Python that the model's classes come from hold the cheap functions in their recomputing form."""
-    names = {type(module).__module__ for module in model.modules()}
-    homes = [vars(sys.modules[name]) for name in names if name in sys.modules]
-    found = [(home, name, run) for home in homes for name, run in home.items() if id(run) in _CHEAP]
-    for home, name, run in found:
-        home[name] = _CHEAP[id(run)]
-    try:
-        yield
-    finally:
-        for home, name, run in found:
-            home[name] = run
-
-
-def _cheap(run: Run) -> Run:
-    def call(*arguments: Any, **named: Any) -> Any:
-        return recomputed(lambda arguments, named: run(*arguments, **named), arguments, named)
-
-    return call
-
-
-def _attention(queries: mx.array, keys: mx.array, values: mx.array, cache: Any, *arguments: Any, **named: Any) -> Any:
-    """Attention asks its cache only whether it is quantised: the gradient to what the cache holds is that to keys and values."""
-    plain = base.scaled_dot_product_attention
-    if hasattr(cache, "bits"):
-        return plain(queries, keys, values, cache, *arguments, **named)
-    return _cheap(plain)(queries, keys, values, None, *arguments, **named)
-
-
-# by the identity of the function that families import: what stands for it
-_CHEAP: dict[int, Run] = {
-    id(base.scaled_dot_product_attention): _attention,
-    **{id(run): _cheap(run) for run in (activations.swiglu, activations.precise_swiglu, activations.swiglu_oai)},
-}
-
-
-@contextmanager
 def _layer_by_layer(policy: Policy) -> Iterator[None]:
     """Inside, every layer keeps its arguments alone."""
     layers = {id(layer) for layer in policy.model.layers}
@@ -162,11 +120,7 @@ def _layer(policy: Policy, call: Run, layers: set[int]) -> Run:
                 layer.update(held)
             return result, [vars(cache) for cache in _caches((arguments, named))]
 
-        @contextmanager
-        def again() -> Iterator[None]:
-            with mode(policy, training, drawn), _cheaply(layer):
-                yield
-
+        again = partial(mode, policy, training, drawn)
         result, after = recomputed(run, flat(layer.trainable_parameters()), arguments, named, again=again)
         for cache, attributes in zip(_caches((arguments, named)), after, strict=True):
             vars(cache).update(attributes)

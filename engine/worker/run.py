@@ -51,7 +51,8 @@ def run(folder: Path, lock_fd: int, resume: bool) -> int:
             record.update(state="stopping")
             record.update(state="stopped", step=companion.step)
         except InputError as error:
-            return _failed(record, journal, companion, str(error), error.remedy, "input")
+            said = f"{error.where}: {error.what}" if error.where else error.what
+            return _failed(record, journal, companion, said, error.remedy, "input")
         except Exception as error:  # noqa: BLE001 - the worker's last word: journalled, with the traceback in its log
             traceback.print_exc()
             text = f"{type(error).__name__}: {error}"

@@ -12,7 +12,7 @@ import mlx.nn as nn
 from mlx.utils import tree_map, tree_reduce
 
 from engine.config import OptimConfig
-from engine.worker import keys
+from engine.worker import keys, turns
 from engine.worker.batching import Batch
 from engine.worker.blame import rows_to_blame
 from engine.worker.losses import STATS
@@ -123,7 +123,7 @@ class Trainer:
         """Loss, statistics and gradient of micro-batch `place` of update `number`, not yet evaluated."""
         if self.policy.adapter.dropout:
             mx.random.seed(keys.key32(self.seed, number, place, "dropout"))
-        (value, sums), gradient = nn.value_and_grad(self.policy.model, loss)(batch)
+        (value, sums), gradient = turns.computed(lambda: nn.value_and_grad(self.policy.model, loss)(batch))
         return value, sums, gradient
 
     def _watched(self) -> list[mx.array]:

@@ -3,15 +3,18 @@
     python -m tests.bench.estimates [--out FILE] [--fitting] [--only TEXT]
 
 Measured is mlx's own peak over a real step, whole and by its phases; the rewards come from their process, and no row stops
-early. Seconds of the phases are kept beside the peaks. `--fitting` runs the configs that the plan's counts were found on.
+early. Of time there are the prediction from the machine's rates, which is cold, and what one measured step makes of it, both
+against the step after that. `--fitting` runs the configs that the plan's counts were checked on.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import dataclasses
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,15 +24,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engine import blas
+from engine import blas, measuring
 from engine.config import RunConfig
+from engine.home import home
 from engine.memory import Plan
+from engine.timing import time_plan
 from tests.bench.estimate_grid import BLANK, FITTING, HELD_OUT, OTHER, REPORTED, SMOLLM2, Case
 
 ROOT = Path(__file__).resolve().parents[2]
 REAL = Path.home() / ".cache" / "droid-tune-tests" / "smollm2-135m-float32"
 NEAR, UNDER = 0.10, 0.20  # relative errors: what counts as near, and what is too far under
 PHASES = ("rollout", "score", "update", "whole")
+CHECKED = 1  # steps after the one that corrects the prediction of time
+IN_TIME = 0.25  # relative error of a step's seconds
 
 
 def main() -> None:
@@ -44,12 +51,20 @@ def main() -> None:
         print(json.dumps(measured(Case(**json.loads(chosen.case)), chosen.folder)))
         return
     cases = [case for case in (FITTING if chosen.fitting else REPORTED) if chosen.only in f"{case.model} {case.name}"]
+    if measuring.known_rates(home()) is None:
+        asyncio.run(measuring.measure_rates(home(), lambda text: print(text, file=sys.stderr)))
     start, found = time.perf_counter(), []
     with tempfile.TemporaryDirectory(prefix="droid-tune-estimates-") as name:
         for case in cases:
             found.append(apart(case, Path(name)))
             print(line(found[-1]), flush=True)
-    report = {"seconds": time.perf_counter() - start, "held_out_family": HELD_OUT, "cases": found, **verdict(found)}
+    report = {
+        "kind": "estimates",
+        "seconds": time.perf_counter() - start,
+        "held_out_family": HELD_OUT,
+        "cases": found,
+        **verdict(found),
+    }
     print("\n".join(table(report)))
     if chosen.out is not None:
         chosen.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
@@ -100,18 +115,34 @@ def measured(case: Case, folder: Path) -> dict[str, Any]:
                 clock = Clock()
             steps(clock)
             clock.now(None)
+            later = [_seconds(steps) for _ in range(1 + CHECKED)]
         finally:
             judge.close()
     peaks = {name: part.peak_bytes for name, part in clock.parts.items()}
-    seconds = {name: part.seconds for name, part in clock.parts.items()}
+    rates = measuring.known_rates(home())
+    time = rates and time_plan(Plan(config, "cpu"), rates, case.micro or case.rows, recomputes=case.recomputes)
     return {
         "case": case.as_dict(),
         "held_out": case.model == HELD_OUT,
         "prompt_tokens": length,
         "predicted": predicted(config, case),
         "measured": {**peaks, "whole": max(peaks.values())},
-        "seconds": {"measured": seconds, "predicted": None},
+        "seconds": {
+            "predicted": dict(time.phases) if time else None,
+            "one_step": later[0],
+            "measured": {name: statistics.median(each[name] for each in later[1:]) for name in later[0]},
+        },
     }
+
+
+def _seconds(steps: Any) -> dict[str, float]:
+    """One more step's phases."""
+    from engine.worker.bench_timing import Clock
+
+    clock = Clock()
+    steps(clock)
+    clock.now(None)
+    return {name: part.seconds for name, part in clock.parts.items()}
 
 
 def predicted(config: RunConfig, case: Case) -> dict[str, int | None]:
@@ -170,6 +201,17 @@ def error(found: Mapping[str, Any], phase: str) -> float | None:
     return None if said is None or not seen else said / seen - 1
 
 
+def time_error(found: Mapping[str, Any], what: str) -> float | None:
+    """(said - seen) / seen, of a step's seconds as predicted from rates or as the one measured step had them, without rewards."""
+    said = found["seconds"][what]
+    return None if said is None else _whole(said) / _whole(found["seconds"]["measured"]) - 1
+
+
+def _whole(phases: Mapping[str, float]) -> float:
+    """Of the step without its rewards: what these take is their own."""
+    return sum(seconds for name, seconds in phases.items() if name != "reward")
+
+
 def line(found: Mapping[str, Any]) -> str:
     """A row of the table."""
     case = Case(**found["case"])
@@ -177,16 +219,25 @@ def line(found: Mapping[str, Any]) -> str:
     cells = [f"{case.model}{' (held out)' if found['held_out'] else ''}", case.name]
     cells += [f"{(found['predicted'][name] or 0) / 1e6:.1f}" for name in ("whole",)] + [f"{found['measured']['whole'] / 1e6:.1f}"]
     cells += ["" if value is None else f"{100 * value:+.1f}%" for value in errors]
-    cells += [f"{sum(found['seconds']['measured'].values()):.1f}"]
+    times = [time_error(found, "predicted"), time_error(found, "one_step")]
+    cells += [
+        f"{_whole(found['seconds']['measured']):.2f}",
+        *("" if value is None else f"{100 * value:+.0f}%" for value in times),
+    ]
     return "| " + " | ".join(cells) + " |"
 
 
 def table(report: Mapping[str, Any]) -> list[str]:
     """Markdown: a row per config, and how many are near."""
     head = ["model", "config", "predicted MB", "measured MB", *(f"error, {phase}" for phase in PHASES), "seconds"]
+    head += ["error, cold", "error, after one step"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *map(line, report["cases"])]
     near, of, least = report["near"], len(report["cases"]), report["furthest_under"]
-    return [*lines, "", f"{near} of {of} within {NEAR:.0%}; furthest under {least:+.1%}; {report['seconds']:.0f} s in all."]
+    said = f"{near} of {of} within {NEAR:.0%}; furthest under {least:+.1%}; {report['seconds']:.0f} s in all."
+    times = (
+        f"A step's time: {report['in_time']} of {of} within {IN_TIME:.0%} after one measured step, {report['in_time_cold']} cold."
+    )
+    return [*lines, "", said, times]
 
 
 def verdict(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -195,6 +246,8 @@ def verdict(found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {
         "near": sum(abs(value) <= NEAR for value in errors),
         "furthest_under": min(errors, default=0.0),
+        "in_time": sum(abs(time_error(each, "one_step") or 0.0) <= IN_TIME for each in found),
+        "in_time_cold": sum(abs(value) <= IN_TIME for each in found if (value := time_error(each, "predicted")) is not None),
         "none_too_far_under": all(value >= -UNDER for value in errors),
     }
 

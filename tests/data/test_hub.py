@@ -136,7 +136,7 @@ REFUSED = {
     "o/rows#dev2": ("has no split 'dev2', but test, train, validation", "o/rows#test"),
     "o/configs": ("has several configurations: extra, main", "o/configs:extra"),
     "o/configs:en": ("has no configuration 'en'", "it has: extra, main"),
-    "o/huge": ("1000000.0 GB are to be fetched, and the disk of", "HF_HOME"),
+    "o/huge": ("1000000.00 GB are to be fetched, and the disk of", "HF_HOME"),
     "o/other": ("train.jsonl came with 31 bytes, and 7 are listed", "HF_ENDPOINT"),
     "o/script": ("made by a loading script, script.py", "o/script@refs/convert/parquet"),
     "o/n--n..n": ("no data set has such a name", "owner/name"),

@@ -258,6 +258,14 @@ def test_targets_that_are_taken(trained: Run, tmp_path: Path) -> None:
     twice = [Job("adapter", tmp_path / "a"), Job("fused", tmp_path / "a")]
     assert refused(export(trained.record, twice)).what == "two exports would be one folder"
 
+    def meanwhile(name: str, done: int, total: int) -> None:
+        if name == "bringing it to the disk":
+            (tmp_path / "late").mkdir()
+            (tmp_path / "late" / "thesis.txt").write_text("work of a minute")
+
+    error = refused(export(trained.record, [Job("adapter", tmp_path / "late")], on_phase=meanwhile))
+    assert error.what == "is there already" and (tmp_path / "late" / "thesis.txt").is_file()
+
 
 @pytest.mark.parametrize(
     ("settings", "where"),

@@ -123,7 +123,7 @@ def test_a_full_disk_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """The disk's own figures are the machine's: here it says that 1 MB is free."""
     usage = namedtuple("usage", "total used free")(10**12, 10**12 - 10**6, 10**6)
     monkeypatch.setattr("engine.gguf.folder.shutil.disk_usage", lambda _: usage)
-    with pytest.raises(InputError, match=r"0\.0 GB are free") as caught:
+    with pytest.raises(InputError, match=r"1\.00 MB are free, and the converted model takes \d+\.\d+ kB") as caught:
         mlx_folder(tiny_file(tmp_path / "m.gguf"), tmp_path / "cache")
     assert "DROID_TUNE_HOME" in caught.value.remedy and cached_folders(tmp_path / "cache") == []
 

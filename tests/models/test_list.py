@@ -27,6 +27,7 @@ from engine.preflight import preflight
 from tests.support.gguf_files import tiny_file
 from tests.support.live import small_config
 
+_UNREADABLE = (("templates", "chat_template is neither"), ("jinja", "cannot be read"), ("link", "File name too long"))
 A, B, C = ("0" * 39 + letter for letter in "abc")
 
 
@@ -131,6 +132,12 @@ async def test_every_model_has_a_row(machine: Path) -> None:
     (model(studio / "p" / "damaged") / "model.safetensors").write_bytes(b"\xff" * 99)
     (model(studio / "p" / "config") / "config.json").write_text("{")
     (studio / "p" / "nothing").mkdir()
+    names = {"chat_template": [{"nme": "default"}]}
+    (model(studio / "p" / "templates") / "tokenizer_config.json").write_text(json.dumps(names))
+    (model(studio / "p" / "jinja") / "chat_template.jinja").write_bytes(b"\xff")
+    for folder in (model(studio / "p" / "link"), snapshot(machine, "o/link", A)):
+        (folder / "model-2.safetensors").symlink_to("x" * 999)  # not even to be looked at, as in a folder of another user's
+    (snapshot(machine, "o/ref", A, branch="main").parents[1] / "refs" / "main").write_bytes(b"\xff")
     (studio / "p" / "g").mkdir()
     tiny_file(studio / "p" / "g" / "g.gguf")
     (studio / "p" / "k").mkdir()
@@ -142,6 +149,7 @@ async def test_every_model_has_a_row(machine: Path) -> None:
     assert set(found) == {
         *("demo", "o/n", f"o/n@{A}", "o/bert", "o/picture", "o/broken", str(studio / "o" / "n"), "p/four", "p/strange"),
         *("p/damaged", "p/config", "p/nothing", "p/g", "p/k", str(source)),
+        *("p/templates", "p/jinja", "p/link", "o/link", "o/ref"),
     }
     demo, cached = found["demo"], found["o/n"]
     assert (demo.place, demo.family, demo.parameters, demo.dtype, demo.bits) == ("demo", "llama", 99_648, "float32", None)
@@ -160,9 +168,10 @@ async def test_every_model_has_a_row(machine: Path) -> None:
     assert four.parameters == demo.parameters, "64 x 64 packed into 64 x 8 words are 4,096 weights still"
     strange = found["p/strange"]
     assert strange.peak_bytes is None and "does not name this family's sizes" in strange.no_peak and strange.trains
-    for name, what in (("damaged", "header claims"), ("config", "cannot be read"), ("nothing", "no config.json")):
+    for name, what in (("damaged", "header claims"), ("config", "cannot be read"), ("nothing", "no config.json"), *_UNREADABLE):
         row = found[f"p/{name}"]
         assert what in row.problem and row.trains == () and row.peak_bytes is None, row
+    assert "cannot be read: File name too long" in found["o/link"].problem and found["o/ref"].problem == ""
     gguf = found["p/g"]
     assert (gguf.family, gguf.trains, gguf.dtype, gguf.peak_bytes) == ("llama", ("lora", "full"), "float16", None)
     assert "converted first" in gguf.no_peak and gguf.bytes == (studio / "p" / "g" / "g.gguf").stat().st_size

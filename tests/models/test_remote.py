@@ -129,7 +129,7 @@ REFUSED = {
     "o/short": ("damaged: its header claims", "again"),
     "o/lacking": ("names model-2.safetensors, which is not there", "fetch"),
     "o/outside": ("names '../../x', which is no file of this folder", "again"),
-    "o/huge": ("1000000.0 GB are to be fetched, and the disk of", "HF_HOME"),
+    "o/huge": ("1000000.00 GB are to be fetched, and the disk of", "HF_HOME"),
     "o/n--n..n": ("no model has such a name", "owner/name"),
     "o/tiny@a@b": ("config.json", "mlx_lm"),
 }

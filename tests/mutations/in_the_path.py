@@ -20,9 +20,9 @@ FAULTS = (
         name="stop-token-dropped",
         why="a stop token that is left out of the completion is never reinforced: the policy cannot learn to end",
         file=SAMPLER,
-        old="    return Rollout(tuple(ids), tuple(logprobs),",
-        new='    ids, logprobs = (ids[:-1], logprobs[:-1]) if finish == "stop" else (ids, logprobs)\n'
-        "    return Rollout(tuple(ids), tuple(logprobs),",
+        old="    return Rollout(tuple(row.taken), tuple(row.scored),",
+        new='    row.taken, row.scored = (row.taken[:-1], row.scored[:-1]) if finish == "stop" else (row.taken, row.scored)\n'
+        "    return Rollout(tuple(row.taken), tuple(row.scored),",
         test=f"{OF_ROLLOUT}::test_the_stop_token_is_kept_and_the_limit_is_a_finish_of_its_own",
     ),
     Fault(
@@ -37,9 +37,10 @@ FAULTS = (
         name="retokenised-completion",
         why="encode(decode(ids)) is not ids: other tokens are trained than were sampled, and the stop token is lost",
         file=SAMPLER,
-        old="    return Rollout(tuple(ids), tuple(logprobs),",
-        new="    ids = [*policy.tokenizer.encode(policy.decode(ids), add_special_tokens=False), *ids][: len(ids)]\n"
-        "    return Rollout(tuple(ids), tuple(logprobs),",
+        old="    return Rollout(tuple(row.taken), tuple(row.scored),",
+        new="    ids = policy.tokenizer.encode(policy.decode(row.taken), add_special_tokens=False)\n"
+        "    row.taken = [*ids, *row.taken][: len(row.taken)]\n"
+        "    return Rollout(tuple(row.taken), tuple(row.scored),",
         test=f"{AGREE}[lora-1.0]",
     ),
     Fault(
@@ -150,8 +151,8 @@ FAULTS = (
         name="every-position-draws-alike",
         why="one key for all positions of a completion: the same random number at every token",
         file=SAMPLER,
-        old="base + mx.array([0, position], dtype=mx.uint32)",
-        new="base",
+        old="self.keys + mx.array([0, self.drawn], dtype=mx.uint32)",
+        new="self.keys",
         test="tests/worker/test_caught.py::test_every_position_of_a_completion_draws_anew",
     ),
     Fault(

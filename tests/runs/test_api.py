@@ -138,6 +138,10 @@ def adapter_that_fits_nothing(config: RunConfig, folder: Path) -> RunConfig:
     return config.model_copy(update={"adapter": config.adapter.model_copy(update={"keys": ["attention.query"]})})
 
 
+def adapter_that_is_not_there(config: RunConfig, folder: Path) -> RunConfig:
+    return config.model_copy(update={"adapter": config.adapter.model_copy(update={"start_from": str(folder / "none")})})
+
+
 def prompts_too_long(config: RunConfig, folder: Path) -> RunConfig:
     return config.model_copy(update={"sampling": config.sampling.model_copy(update={"max_prompt_tokens": 2})})
 
@@ -161,6 +165,7 @@ def completions_too_long(config: RunConfig, folder: Path) -> RunConfig:
         (broken_template, "chat template has an error in line 1"),
         (template_that_refuses, r"train\.jsonl.*none of its \d+ prompts can be used.*not like this"),
         (adapter_that_fits_nothing, r"adapter\.keys.*match no module"),
+        (adapter_that_is_not_there, r"none: no such adapter"),
         (prompts_too_long, r"train\.jsonl.*none of its \d+ rows is within the token limits.*raise max_prompt_tokens in"),
         (held_out_too_long, r"valid\.jsonl.*none of its 1 rows"),
         (completions_too_long, r"train\.jsonl.*raise max_prompt_tokens and max_completion_tokens"),

@@ -11,7 +11,7 @@ import pytest
 from rich.cells import cell_len
 from textual.app import App, ComposeResult
 
-from engine.curves import curve, dots
+from engine.curves import columns, curve
 from engine.plot import Glyphs, draw, plot
 from tests.tui.support import check_golden, painted_text
 from tui.widgets.chart import Chart
@@ -87,8 +87,8 @@ def test_every_column_spans_its_lowest_to_its_highest_value() -> None:
     assert found is not None
     rows = 40
     drawn: dict[int, list[int]] = {}
-    for column, row in dots(found, (0, 2999), (found.low, found.high), 50, rows, joins=False):
-        drawn.setdefault(column, []).append(row)
+    for column, bits in enumerate(columns(found, (0, 2999), (found.low, found.high), 50, rows, joins=False)):
+        drawn[column] = [row for row in range(rows) if bits >> row & 1]
     for column in range(50):
         values = [v for a, v in zip(x, y, strict=True) if round(a / 2999 * 49) == column and not math.isnan(v)]
         top, bottom = (round((found.high - v) / (found.high - found.low) * (rows - 1)) for v in (max(values), min(values)))

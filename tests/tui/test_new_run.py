@@ -11,7 +11,11 @@ import pytest
 from textual import events
 
 from engine import config as configs
+from engine import machine_rates
 from engine.estimate import estimate
+from engine.figures import duration
+from engine.machine_rates import Rates
+from engine.measuring import rates_key
 from tests.tui.support import check_golden, painted_text, wait_for, wait_for_text
 from tests.tui.wizard import (
     SIZES,
@@ -33,6 +37,7 @@ from tui.draft import Draft
 from tui.forms import MODEL, TRAIN, VALID
 from tui.screens.new_run import NewRunScreen
 from tui.screens.new_run.estimate import bar, plan
+from tui.screens.new_run.forecast import forecast
 from tui.screens.new_run.review import config_file, save_config
 
 __all__ = ["home"]  # a fixture
@@ -346,15 +351,69 @@ async def test_control_characters_cannot_be_pasted(home: Path) -> None:
         await wait_for(pilot, lambda: screen(pilot).draft.text(MODEL) == "demo-[/INST]漢", "what can be pasted")
 
 
-def test_a_plan_that_does_not_fit_says_what_to_lower() -> None:
-    config = Draft().checked(Path.cwd()).ready
+def test_a_plan_that_does_not_fit_says_what_to_change() -> None:
+    """Of the embedded model's run: a limit that fewer completions meet, and one that nothing does."""
+    config = Draft().with_text("run.memory_limit_gb", "0.002").checked(Path.cwd()).ready
     assert config is not None
     found = estimate(config)
-    small = type(found)(**{**found.as_dict(), "assumptions": found.assumptions, "fits": False, "limit_bytes": 1000})
-    shown = plan(small, 78, "braille").plain
-    assert "✕ does not fit" in shown and "to make it fit: lower" in shown
+    assert not found.fits and found.change is not None
+    shown = plan(found, 78, "braille").plain
+    assert "✕ does not fit" in shown and f"set {found.change.key} to {found.change.value}: peak" in shown
+    assert dict(forecast(found))["memory"].startswith("✕ does not fit: peak")
     assert max(map(len, shown.splitlines())) <= 78
-    assert "█" not in plan(small, 78, "ascii").plain
+    assert "█" not in plan(found, 78, "ascii").plain
+    section, key = found.change.key.split(".")
+    changed = getattr(config, section).model_copy(update={key: found.change.value})
+    assert estimate(config.model_copy(update={section: changed})).fits, "what is proposed does it"
+
+    tiny = Draft().with_text("run.memory_limit_gb", "0.0001").checked(Path.cwd()).ready
+    assert tiny is not None
+    told = dict(forecast(estimate(tiny)))
+    assert told["to fit"].startswith("no single change is enough: lower") and "room for" not in told
+
+
+async def test_time_is_told_once_the_speed_is_measured_and_what_each_method_costs(home: Path) -> None:
+    """Rates as a machine of 1 GFLOP/s would have them, kept as the measurement keeps them."""
+    async with wizard(home) as pilot:
+        shown = await wait_for_text(pilot, "x memory of sft")
+        assert "x time" not in shown
+        table = {1: 1e9, 2048: 1e9}
+        numbers = dict.fromkeys(("plain", "norm", "exp", "draw"), 1e9)
+        rates = Rates({4: {64: table}, 2: {64: table}}, {1: 1e9}, {1: 1e10}, numbers, 1e-6, 1e9)
+        for number in (2, 3, 4):
+            await next_step(pilot, number)
+        assert "s measure speed" in await wait_for_text(pilot, "was not measured yet")
+        await next_step(pilot, 5)
+        assert "s measure speed" in await wait_for_text(pilot, "was not measured yet")
+        machine_rates.keep(home, rates_key(), rates)
+        await press(pilot, "escape")
+        shown = await wait_for_text(pilot, "at most")
+        assert "takes longest" in shown and "s measure speed" not in shown
+        await pilot.resize_terminal(80, 60)
+        shown = await wait_for_text(pilot, "time of a step, at most")
+        assert "5 evaluations, each" in shown and "rollout  " in shown
+        await next_step(pilot, 5)
+        config = screen(pilot).checked.ready
+        assert config is not None
+        known = estimate(config, rates=rates).time
+        assert known is not None
+        shown = await wait_for_text(pilot, f"at most {duration(known.run)}: ")
+        assert "memory    ✓ fits: peak" in shown and "room for  micro-batches of" in shown
+        for _ in range(4):
+            await press(pilot, "escape")
+        shown = await wait_for_text(pilot, "x time, ")
+        assert re.search(r"costs +at most .* a step, [\d.]+x that of sft; peak .*B, [\d.]+x that of sft", " ".join(shown.split()))
+
+
+async def test_a_format_that_is_none_can_be_mended_where_it_stops_the_way(home: Path) -> None:
+    """The format is typed in the third step, which a wrong one closes."""
+    drafts.save(Draft().with_text("data.format", "auto?"), home)
+    async with wizard(home, step=2) as pilot:
+        await wait_for_text(pilot, "press m for the formats")
+        await press(pilot, "m")
+        await press(pilot, "ctrl+r", "enter")
+        await wait_for_text(pilot, "✓ ready")
+        await next_step(pilot, 3)
 
 
 def test_a_bar_is_as_long_as_its_share() -> None:

@@ -29,9 +29,9 @@ from tests.tui.support import (
     wait_for_text,
     worker_lock,
 )
+from tui import machine_line
 from tui.app import DroidTuneApp
 from tui.run_rows import RowReader, RunRow, trouble_of
-from tui.screens import runs as runs_screen
 from tui.screens.runs import RunsScreen
 from tui.screens.runs_table import columns, table_lines
 
@@ -41,7 +41,7 @@ SIZES = [(80, 24), (120, 40)]
 @pytest.fixture(autouse=True)
 def _no_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """The chip and the free memory of the machine that tests run on do not belong in a golden."""
-    monkeypatch.setattr(runs_screen, "machine", lambda facts: "a machine")
+    monkeypatch.setattr(machine_line, "machine", lambda facts: "a machine")
 
 
 @pytest.fixture
@@ -167,6 +167,10 @@ async def test_keys_move_the_mark_and_it_stays_on_its_run(six: list[RunRecord], 
         screen.load()
         await wait_for(pilot, lambda: screen.table.rows[0].id == "newest", "the new row")
         assert _marked(screen) == "think-demo"
+        pilot.app.open_run("newest")
+        await wait_for_text(pilot, "newest › overview")
+        await pilot.press("q")
+        assert _marked(screen) == "newest", "the run that was opened, however it came to be"
 
 
 async def test_r_is_offered_only_where_a_run_can_be_resumed(six: list[RunRecord]) -> None:
@@ -350,7 +354,7 @@ def test_every_trouble_has_a_remedy() -> None:
 
 
 def test_the_demo_that_d_starts_is_the_packaged_one() -> None:
-    config = runs_screen.demo_config()
+    config = machine_line.demo_config()
     assert Path(config.model).name == "demo" and (config.method, config.run.name) == ("grpo", "demo")
 
 

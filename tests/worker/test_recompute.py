@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -77,17 +77,10 @@ def keeping(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Slope]:
 
     def slope(policy: Policy, batch: Batch, *, training: bool = False) -> Slope:
         with monkeypatch.context() as patch:
-            patch.setattr(recompute, "_CHEAP", {})
             patch.setattr(policy, "recomputes", False)
             return slope_of(policy, batch, training=training)
 
     return slope
-
-
-def recomputing(policy: Policy) -> Iterator[None]:
-    """Twice: with the cheap parts alone computed again, and with layers."""
-    for policy.recomputes in (False, True):
-        yield
 
 
 def apart(found: dict[str, mx.array], wanted: dict[str, mx.array]) -> float:
@@ -111,10 +104,10 @@ def test_loss_and_gradient_are_those_of_a_pass_that_keeps_everything(
         assert policy.shares(batch) == (sharing != "none")
         loss, gradient = keeping(policy, batch)
         calls = {type(layer): type(layer).__call__ for layer in policy.model.layers}
-        for _ in recomputing(policy):
-            found, slope = slope_of(policy, batch)
-            assert abs(found - loss) <= 1e-6 * abs(loss)
-            assert apart(slope, gradient) <= 1e-5
+        policy.recomputes = True
+        found, slope = slope_of(policy, batch)
+        assert abs(found - loss) <= 1e-6 * abs(loss)
+        assert apart(slope, gradient) <= 1e-5
         assert calls == {type(layer): type(layer).__call__ for layer in policy.model.layers}  # as they were
     again = slope_of(policy, batch)[1]
     assert all(mx.array_equal(again[name], value).item() for name, value in slope.items())  # the same bits each time
@@ -129,11 +122,11 @@ def test_dropout_is_drawn_again_as_it_was(make_policy: Callable[..., Policy], ke
     loss, gradient = keeping(policy, batch, training=True)
     after = mx.random.uniform(shape=(4,))
     assert apart(keeping(policy, batch)[1], gradient) > 0.05
-    for _ in recomputing(policy):
-        found, slope = slope_of(policy, batch, training=True)
-        assert mx.array_equal(mx.random.uniform(shape=(4,)), after).item()
-        assert abs(found - loss) <= 1e-6 * abs(loss) and apart(slope, gradient) <= 1e-5
-        assert not policy.model.training
+    policy.recomputes = True
+    found, slope = slope_of(policy, batch, training=True)
+    assert mx.array_equal(mx.random.uniform(shape=(4,)), after).item()
+    assert abs(found - loss) <= 1e-6 * abs(loss) and apart(slope, gradient) <= 1e-5
+    assert not policy.model.training
 
 
 def test_less_memory_is_taken(tmp_path: Path, keeping: Callable[..., Slope]) -> None:
@@ -151,8 +144,8 @@ def test_less_memory_is_taken(tmp_path: Path, keeping: Callable[..., Slope]) -> 
         return int(mx.get_peak_memory() - before)
 
     whole = peak(keeping)
-    cheap, layers = (peak(slope_of) for _ in recomputing(policy))
-    assert cheap < 0.85 * whole and layers < 0.5 * whole
+    policy.recomputes = True
+    assert peak(slope_of) < 0.5 * whole
 
 
 def test_a_family_that_hands_arrays_on_unseen_is_found_out(

@@ -125,6 +125,9 @@ class Page(Screen[None]):
         """What the footer calls the action now; a screen overrides it where the word follows the state (pause, go on)."""
         return action.label
 
+    def opened(self, run_id: str) -> None:
+        """From this screen that run is opened; whoever comes back looks for it."""
+
     def action_back(self) -> None:
         self.app.back()
 

@@ -39,9 +39,9 @@ class ConfirmScreen(ModalScreen[bool]):
             if self._word is None:
                 yield Static(keys(("y", "yes"), ("n", "no")))
             else:
-                yield Static(Content(f"type {safe_text(self._word)} to go on"))
+                yield Static(Content(f"type {safe_text(self._word)} and press enter to do it"))
                 yield Input(id="word")
-                yield Static(keys(("enter", "go on"), ("esc", "no")), id="answer")
+                yield Static(keys(("enter", "do it"), ("esc", "leave it as it is")), id="answer")
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         return parameters == (False,) or self._word is None
@@ -53,7 +53,9 @@ class ConfirmScreen(ModalScreen[bool]):
         if event.value.strip() == self._word:
             self.dismiss(True)
             return
-        what = Content.assemble(("that is not the name; ", "$text-warning"), keys(("enter", "go on"), ("esc", "no")))
+        what = Content.assemble(
+            ("that is not the name; ", "$text-warning"), keys(("enter", "do it"), ("esc", "leave it as it is"))
+        )
         self.query_one("#answer", Static).update(what)
 
 

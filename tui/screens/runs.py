@@ -15,17 +15,15 @@ from textual.worker import Worker, WorkerState
 
 from engine.safe_text import safe_text
 from tui.actions.base import bindings
+from tui.machine_line import demo_config, look
+from tui.pace import Readings
 from tui.screens.base import Page, plain
 from tui.screens.runs_table import RunTable
 from tui.theme import SELFTEST_STYLES, drawn
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from textual.widgets import Input
 
-    from engine.config import RunConfig
-    from engine.hardware import Hardware
     from engine.selftest_checks import Outcome
     from tui.run_rows import RowReader, RunRow
 
@@ -62,9 +60,8 @@ class RunsScreen(Page):
         self._reader: RowReader | None = None
         self._filter = ""
         self._machine = ""
-        self._read_t = 0.0  # when the list was read
-        self._looked_t = -LOOK_SECONDS  # when the machine was looked at
-        self._due_t = 0.0  # when it may be read again
+        self._reads = Readings(REFRESH_SECONDS, COST_SHARE)
+        self._looks = Readings(LOOK_SECONDS, 1)  # at the machine
         self._reading_failed = False
         self._wanted = False
         self._tested = "", ""  # the self-test's line and its style
@@ -105,6 +102,9 @@ class RunsScreen(Page):
             case "clear":
                 return bool(self._filter) or self._field() is not None
         return True
+
+    def opened(self, run_id: str) -> None:
+        self.table.mark(run_id)
 
     # what keys do
 
@@ -166,7 +166,7 @@ class RunsScreen(Page):
     # background work; what it finds is shown by the event loop alone
 
     def _tick(self) -> None:
-        if self.is_current and monotonic() >= self._due_t:
+        if self.is_current and self._reads.is_due:
             self.load()
 
     def load(self) -> None:
@@ -189,10 +189,10 @@ class RunsScreen(Page):
             if first:
                 self._take([row_of(summary) for summary in summaries])  # their journals' ends take as long again
             self._take(await asyncio.to_thread(reader.rows, summaries))
-            self._due_t = monotonic() + max(COST_SHARE * (monotonic() - started) - REFRESH_SECONDS, 0.0)
-            if self._looked_t + LOOK_SECONDS <= monotonic():
+            self._reads.done(monotonic() - started)
+            if self._looks.age_seconds >= LOOK_SECONDS:
                 self._machine, tested = await asyncio.to_thread(look, engine.home)
-                self._looked_t = monotonic()
+                self._looks.read()
                 self._show_where()
                 self._show_selftest(*tested)
 
@@ -220,13 +220,13 @@ class RunsScreen(Page):
             self._say(str(event.worker.error), "$text-error")
             return
         self._reading_failed = True
-        age = f"; the list is {monotonic() - self._read_t:.0f} s old" if self._rows is not None else ""
+        age = f"; the list is {self._reads.age_seconds:.0f} s old" if self._rows is not None else ""
         self._say(f"the runs cannot be read: {event.worker.error}{age}", "$text-warning")
 
     # showing
 
     def _take(self, rows: list[RunRow]) -> None:
-        self._read_t = monotonic()
+        self._reads.read()
         if rows == self._rows and not self._reading_failed:
             return
         if self._rows is None or self._reading_failed:
@@ -278,24 +278,3 @@ def first_steps() -> Content:
     """What the tool does in one sentence, and the two ways to begin."""
     steps = [Content.assemble("  ", (key, "bold $text-accent"), "  ", text) for key, text in FIRST_STEPS]
     return Content("\n").join([Content(WHAT_IT_IS), Content(""), *steps])
-
-
-def demo_config() -> RunConfig:
-    """The packaged demo. Raises InputError."""
-    from engine import config, share
-
-    return config.load(share.share_root("configs") / "demo.yaml", {}).config
-
-
-def look(home: Path) -> tuple[str, tuple[Outcome, str]]:
-    """The machine in a few words, and the last self-test with how serious it is."""
-    from engine import hardware, selftest
-
-    facts = hardware.facts()
-    return machine(facts), selftest.last_line(home, facts)
-
-
-def machine(facts: Hardware) -> str:
-    """The chip and the memory that is free."""
-    free = facts.memory_available_bytes
-    return f"{facts.chip}   {free / 1e9:.0f} GB free" if free is not None else facts.chip

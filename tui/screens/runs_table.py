@@ -115,6 +115,7 @@ class RunTable(Widget, can_focus=True):
         self._glyphs = glyphs
         self.rows: Sequence[RunRow] = ()
         self.cursor = 0
+        self._wanted = ""  # the run that gets the mark once it is there
 
     @property
     def marked(self) -> RunRow | None:
@@ -123,8 +124,11 @@ class RunTable(Widget, can_focus=True):
 
     def show(self, rows: Sequence[RunRow]) -> None:
         """Put new rows in; the mark stays on its run, or at its place where that run is gone."""
-        before = self.marked
-        at = next((index for index, row in enumerate(rows) if before is not None and row.id == before.id), self.cursor)
+        places = {row.id: index for index, row in enumerate(rows)}
+        before = self.marked.id if self.marked is not None else ""
+        if self._wanted in places:
+            before, self._wanted = self._wanted, ""
+        at = places.get(before, self.cursor)
         changed = (tuple(rows), at) != (tuple(self.rows), self.cursor)
         self.rows, self.cursor = tuple(rows), max(min(at, len(rows) - 1), 0)
         if changed:
@@ -134,6 +138,11 @@ class RunTable(Widget, can_focus=True):
         """Mark the row `to`, or the nearest there is."""
         self.cursor = max(min(to, len(self.rows) - 1), 0)
         self.refresh()
+
+    def mark(self, run_id: str) -> None:
+        """Mark that run, now or once it is in the list."""
+        self._wanted = run_id
+        self.show(self.rows)
 
     def render(self) -> Content:
         return Content("\n").join(table_lines(self.rows, self.cursor, self.size.width, self.size.height, self._glyphs))

@@ -91,7 +91,7 @@ class Curves(View):
 
     def _title(self, snapshot: RunSnapshot, room: Room, wide: bool) -> Content:
         if self.page < 0:
-            return room.cut(line("four curves", (f"   1 of {len(PAGES) + 1}", MUTED)))
+            return room.cut(line("four curves", (f"   ] shows one after another, {len(PAGES)} in all", MUTED)))
         page = PAGES[self.page]
         place = f"   {self.page + 1 + wide} of {len(PAGES) + wide}"
         return room.cut(line((page.name, f"bold {REWARD}"), f"   {summary(page, snapshot)}", (place, MUTED)))

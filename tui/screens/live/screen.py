@@ -7,14 +7,10 @@ A viewer: whatever happens here, the run goes on. Commands are sent through engi
 from __future__ import annotations
 
 import asyncio
-import math
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar
 
-from rich.cells import cell_len
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.content import Content
@@ -28,6 +24,7 @@ from engine.errors import InputError
 from engine.safe_text import safe_text
 from tui.actions.base import Action, bindings
 from tui.feed import RunFeed
+from tui.pace import Pace
 from tui.screens.base import Page
 from tui.screens.confirm import ConfirmScreen
 from tui.screens.live.commands import LIVE, PAUSED, RESUMABLE, Request
@@ -36,11 +33,12 @@ from tui.screens.live.curves import Curves
 from tui.screens.live.groups import Groups
 from tui.screens.live.log import Log
 from tui.screens.live.overview import Overview
+from tui.screens.live.state_lines import where
 from tui.screens.live.system import System
 from tui.screens.live.text import AMBER, FOCUS, MUTED, line, one_line
 from tui.screens.live.view import Block, View
 from tui.snapshot import RunSnapshot
-from tui.theme import drawn, state_glyph
+from tui.theme import drawn
 
 VIEWS: tuple[type[View], ...] = (Overview, Curves, Groups, System, Log, Config)
 WAITED_FOR_SECONDS = 0.2
@@ -78,8 +76,7 @@ class LiveScreen(Page):
         self.feed: RunFeed | None = None
         self.run: Run | None = None
         self._views = tuple(make() for make in VIEWS)
-        self._due: Timer | None = None  # until the next snapshot may be taken
-        self._taken_t = -math.inf  # monotonic seconds of the last one
+        self._pace = Pace(self, self._take, lambda: self.pace_seconds)  # of the snapshots
         self._settling: Timer | None = None  # until a command's answer leaves the screen
         self._trouble = ""
         self._keys_for: tuple[str, str] | None = None
@@ -116,23 +113,16 @@ class LiveScreen(Page):
 
     def on_live_screen_news(self) -> None:
         """Take it, now or once the last snapshot is old enough; a screen that lies below another waits until it is on top."""
-        wait = self._taken_t + self.pace_seconds - time.monotonic()
-        if wait <= 0:
-            self._take()
-        elif self._due is None:
-            self._due = self.set_timer(wait, self._take)
+        self._pace.news()
 
     def _take(self) -> None:
-        if self._due is not None:
-            self._due.stop()
-            self._due = None
         if self.is_active:
             self.drain()
 
     def drain(self) -> None:
         """Take what the feed has, where it has something new."""
         if self.feed is not None and (self.snapshot is None or self.feed.version != self.snapshot.version):
-            self._taken_t = time.monotonic()
+            self._pace.taken()
             self.snapshot = self.feed.snapshot()
 
     def watch_snapshot(self, snapshot: RunSnapshot | None) -> None:
@@ -147,10 +137,7 @@ class LiveScreen(Page):
         if self._settling is not None:
             self._settling.stop()
             self._settling = None
-        if self._due is not None:  # it was set at another pace
-            self._due.stop()
-            self._due = None
-            self.on_live_screen_news()
+        self._pace.changed()
         self._show_notice()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -289,7 +276,7 @@ class LiveScreen(Page):
 
     def _tell(self) -> None:
         """The feed's thread calls it; where a snapshot is going to be taken anyway, there is nothing to say."""
-        if self._due is None:
+        if not self._pace.is_waiting:
             self.post_message(self.News())
 
     # Painting
@@ -302,14 +289,7 @@ class LiveScreen(Page):
         self.refresh_bindings()
 
     def _show_where(self, snapshot: RunSnapshot) -> None:
-        state = f"{state_glyph(snapshot.state, self.app.glyphs)} {snapshot.state}"
-        steps = f"{snapshot.step}/{snapshot.steps}" if snapshot.steps else str(snapshot.step)
-        left = drawn(f"{one_line(self.run_id, max(self.size.width // 2, 12))} › {self.view.TITLE}", self.app.glyphs)
-        right = f"{state}  step {steps}"
-        method = one_line(snapshot.method, 12)
-        spare = self.size.width - 2 - cell_len(left) - cell_len(right) - cell_len(method) - 6
-        model = one_line(Path(snapshot.model).name, spare) if spare >= 6 else ""
-        self.set_where(left, drawn("  ".join(part for part in (method, model, right) if part), self.app.glyphs))
+        self.set_where(*where(self.run_id, self.view.TITLE, snapshot, self.size.width - 2, self.app.glyphs))
 
     def _show_keys(self, snapshot: RunSnapshot) -> None:
         """The footer follows the state; a tick that changes nothing in it leaves it alone."""

@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from textual.content import Content
 
 from engine.figures import duration, number
+from engine.plot import Glyphs
 from tui.screens.live.fetching import told
 from tui.screens.live.text import AMBER, MUTED, RED, REWARD, Room, line, one_line, words
 from tui.snapshot import RunSnapshot
-from tui.theme import state_glyph
+from tui.theme import drawn, state_glyph
 
 _LOG_LINES = 3
+
+
+def where(run_id: str, view: str, snapshot: RunSnapshot, width: int, glyphs: Glyphs) -> tuple[str, str]:
+    """Both ends of the first line: run and view; method, state and step, and the model where there is room for it."""
+    state = f"{state_glyph(snapshot.state, glyphs)} {snapshot.state}"
+    steps = f"{snapshot.step}/{snapshot.steps}" if snapshot.steps else str(snapshot.step)
+    left = drawn(f"{one_line(run_id, max((width + 2) // 2, 12))} › {view}", glyphs)
+    right = f"{state}  step {steps}"
+    method = one_line(snapshot.method, 12)
+    spare = width - cell_len(left) - cell_len(right) - cell_len(method) - 6
+    model = one_line(Path(snapshot.model).name, spare) if spare >= 6 else ""
+    return left, drawn("  ".join(part for part in (method, model, right) if part), glyphs)
 
 
 def state_lines(snapshot: RunSnapshot, room: Room) -> list[Content]:
@@ -26,7 +41,7 @@ def state_lines(snapshot: RunSnapshot, room: Room) -> list[Content]:
         return lines
     match state:
         case "finished":
-            lines += finished_lines(snapshot.result or {}, snapshot.score, room)
+            lines += finished_lines(snapshot.result or {}, snapshot.score, room, around.id)
         case "failed":
             lines += failed_lines(snapshot, room)
         case "lost":
@@ -46,7 +61,7 @@ def state_lines(snapshot: RunSnapshot, room: Room) -> list[Content]:
     return lines
 
 
-def finished_lines(result: Mapping[str, Any], score: str, room: Room) -> list[Content]:
+def finished_lines(result: Mapping[str, Any], score: str, room: Room, run_id: str = "") -> list[Content]:
     """Base against tuned, and how to use the result: the words of `droid-tune status`."""
 
     def value(key: str) -> str:
@@ -72,6 +87,8 @@ def finished_lines(result: Mapping[str, Any], score: str, room: Room) -> list[Co
         if isinstance(text, str):
             pieces = words(text, room.width - len(name), 4)
             lines += [line((name if not index else " " * len(name), MUTED), piece) for index, piece in enumerate(pieces)]
+    if isinstance(result.get("adapter"), str) and run_id:
+        lines.append(room.cut(line(("take it  ", MUTED), f"droid-tune export {one_line(run_id, room.width)}")))
     return lines
 
 

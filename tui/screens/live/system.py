@@ -6,8 +6,9 @@ from textual.content import Content
 
 from engine.figures import duration, size
 from engine.plot import sparkline
+from engine.runs.state import STEPS_MEASURED
 from tui.progress import amounts
-from tui.screens.live.overview import phase_seconds, tokens_per_second
+from tui.screens.live.overview import PHASE_STEPS, phase_seconds, tokens_per_second
 from tui.screens.live.state_lines import state_lines
 from tui.screens.live.text import MUTED, REWARD, Room, bar, columns, figure, line, one_line, rate
 from tui.screens.live.view import Lines
@@ -41,7 +42,7 @@ def speed(snapshot: RunSnapshot, room: Room) -> list[Content]:
     spark = sparkline(rates, min(SPARK_CELLS, room.width - 34), "ascii" if room.glyphs == "ascii" else "block")
     rows = [
         line(("tokens/s  ", MUTED), f"{rate(now):>8}   ", (spark, REWARD)),
-        line(("step      ", MUTED), f"{figure(snapshot.step_seconds):>8} s, the median of the last"),
+        line(("step      ", MUTED), f"{figure(snapshot.step_seconds):>8} s, the median of the last {STEPS_MEASURED}"),
     ]
     return [room.cut(row) for row in rows]
 
@@ -50,7 +51,7 @@ def phases(snapshot: RunSnapshot, room: Room) -> list[Content]:
     """A bar for each phase of a step."""
     seconds = phase_seconds(snapshot)
     whole = sum(seconds.values())
-    lines = [Content.styled("seconds of a step, the mean of the last", MUTED)] if seconds else []
+    lines = [Content.styled(f"seconds of a step, the mean of the last {PHASE_STEPS}", MUTED)] if seconds else []
     for name, value in seconds.items():
         text = f"  {name:<12}{figure(value):>8} s  "
         lines.append(
@@ -79,7 +80,7 @@ def times(snapshot: RunSnapshot, room: Room) -> list[Content]:
     if snapshot.eta_seconds is not None and snapshot.state not in ("finished", "failed", "stopped", "lost"):
         rows.append(("to go", f"{duration(snapshot.eta_seconds)}, evaluations left out"))
     if snapshot.phase is not None:
-        place = "" if snapshot.phase.update is None else f", update {snapshot.phase.update}"
+        place = "" if snapshot.phase.update is None else f", update {snapshot.phase.update + 1}"
         name, progress = one_line(snapshot.phase.name, 20), snapshot.phase.progress
         doing = f"{name} of step {snapshot.phase.step}{place}" if progress is None else f"{name} {', '.join(amounts(progress))}"
         rows.append(("doing", doing))

@@ -109,6 +109,8 @@ async def check_file(
     try:
         return await engine.validate(file.path, config.method, tokenizer, rewards=rewards, **settings)
     except InputError as error:
+        if error.where == "data.format":  # it is typed in the next step, which waits for this one
+            return InputError(error.what, where=error.where, remedy=f"press m for the formats; {error.remedy}")
         return error
 
 

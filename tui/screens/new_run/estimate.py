@@ -1,32 +1,29 @@
-"""Step 4: will it fit? Peak memory by phase and part, before anything is loaded."""
+"""Step 4: will it fit, and how long will it take? Memory by phase and part, seconds by phase, before anything is loaded."""
 
 from __future__ import annotations
 
-from textual import work
+from typing import ClassVar
+
 from textual.app import ComposeResult
 from textual.content import Content
 from textual.widget import Widget
 
-from engine.errors import InputError
-from engine.estimate import Estimate
+from engine.estimate import Estimate, short
 from engine.figures import size
 from engine.plot import Glyphs
-from tui.screens.new_run.checks import said
+from engine.timing import TimePlan
+from tui.screens.new_run.forecast import EstimatedStep, room, time_text, to_fit
 from tui.screens.new_run.parts import Paper, Scroll, columns, wrapped
-from tui.screens.new_run.step import Step
 
 NAME_CELLS, SIZE_CELLS = 22, 10
 _EIGHTHS = " ▏▎▍▌▋▊▉"
-_SMALLER = {
-    "rollout": "lower sampling.max_completion_tokens, prompts_per_step or group_size, or run.eval_rows",
-    "update": "lower optim.micro_batch_rows or sampling.max_completion_tokens, or train a low-rank adapter",
-}
 
 
-class EstimateStep(Step):
-    """The memory plan of the draft."""
+class EstimateStep(EstimatedStep):
+    """The plan of memory and time."""
 
     TITLE = "estimate"
+    ACTIONS: ClassVar[frozenset[str]] = frozenset({"measure"})
     DEFAULT_CSS = "EstimateStep > Scroll { margin-top: 1; }"
 
     def compose(self) -> ComposeResult:
@@ -41,21 +38,14 @@ class EstimateStep(Step):
         return self.query_one(Scroll)
 
     def draft_checked(self) -> None:
-        self._estimate()
+        self.estimate()
 
-    @work(exclusive=True, group="estimate", exit_on_error=False)
-    async def _estimate(self) -> None:
-        config = self.flow.checked.ready
-        if config is None:
-            self._draw("some values are wrong: the step before says which")
-            return
-        try:
-            found = await self.flow.engine.estimate(config)
-        except InputError as error:
-            self._draw(f"✕ {said(error)}")
-            return
+    def show_estimate(self, found: Estimate) -> None:
         glyphs = self.flow.app.glyphs
         self.query_one(Paper).drawing = lambda width: plan(found, width, glyphs)
+
+    def show_without(self, why: str) -> None:
+        self._draw(why)
 
     def _draw(self, text: str) -> None:
         self.query_one(Paper).drawing = lambda width: Content("\n".join(wrapped(text, width)))
@@ -66,25 +56,42 @@ def plan(found: Estimate, width: int, glyphs: Glyphs) -> Content:
     verdict = ("✓ fits", "bold $text-success") if found.fits else ("✕ does not fit", "bold $text-error")
     peak = f"peak {size(found.peak_bytes)} of {size(found.limit_bytes)} allowed, in the {found.binding_phase}   "
     lines = [Content.assemble((peak, "bold"), verdict), Content(bar(found.peak_bytes, found.limit_bytes, min(width, 60), glyphs))]
-    if not found.fits:
-        lines += [Content(line) for line in wrapped(f"to make it fit: {_SMALLER[found.binding_phase]}", width)]
-    room = max(width - NAME_CELLS - SIZE_CELLS - 4, 4)
+    summary = [*to_fit(found), ("time", time_text(found)), *room(found)]
+    lines += [Content(""), columns(summary, width, 10, indent=0)]
+    left = max(width - NAME_CELLS - SIZE_CELLS - 4, 4)
 
     def part(name: str, count: int, style: str = "") -> Content:
         return Content.styled(f"{name:<{NAME_CELLS}}{size(count):>{SIZE_CELLS}}  ", style).append(
-            bar(count, found.peak_bytes, min(room, 30), glyphs)
+            bar(count, found.peak_bytes, min(left, 30), glyphs)
         )
 
     for name, total, parts in phases(found):
         lines += [Content(""), part(name, total, "bold")]
         lines += [part(f"  {label}", count) for label, count in parts if count]
+    if found.time is not None:
+        lines += [Content(""), *seconds(found.time, left, glyphs)]
     facts = [
         ("trains", f"{found.trainable_parameters:,} parameters, {found.micro_batch_rows} rows at a time"),
         ("computes", f"in {found.dtype} on {found.backend}"),
-        ("time", found.seconds_reason),
         *(("assumed", line) for line in found.assumptions),
     ]
     return Content("\n").join([*lines, Content(""), columns(facts, width, 10, indent=0)])
+
+
+def seconds(time: TimePlan, width: int, glyphs: Glyphs) -> list[Content]:
+    """A step's seconds by phase, and what comes beside the steps."""
+    rows = [("time of a step, at most", time.step, "bold"), *((f"  {name}", each, "") for name, each in time.phases.items())]
+    lines = [
+        Content.styled(f"{name:<{NAME_CELLS + 2}}{short(each):>{SIZE_CELLS - 2}}  ", style).append(
+            bar(each, time.step, min(width, 30), glyphs)
+        )
+        for name, each, style in rows
+        if each
+    ]
+    counted = (("evaluations", time.evaluations, time.evaluation), ("checkpoints", time.checkpoints, time.checkpoint))
+    return lines + [
+        Content(f"{f'{count} {name}, each':<{NAME_CELLS + 2}}{short(each):>{SIZE_CELLS - 2}}") for name, count, each in counted
+    ]
 
 
 def phases(found: Estimate) -> list[tuple[str, int, list[tuple[str, int]]]]:

@@ -15,7 +15,7 @@ from textual.widget import Widget
 from textual.widgets import Input
 
 from engine.safe_text import safe_text
-from tui.forms import FILE_KEYS, Field
+from tui.forms import FILE_KEYS, VALID, Field
 from tui.screens.new_run.parts import glyphs_of, in_glyphs, wrapped
 
 LABEL_CELLS = 24
@@ -55,7 +55,8 @@ class Entry(TextLine):
     """What is typed into a field of the config."""
 
     def __init__(self, field: Field, text: str) -> None:
-        super().__init__(text, "not set" if field.nullable else "", is_path=field.key in FILE_KEYS)
+        unset = "not set: the run holds back some of the rows" if field.key == VALID else "not set"
+        super().__init__(text, unset if field.nullable else "", is_path=field.key in FILE_KEYS)
         self.field = field
 
 

@@ -1,4 +1,4 @@
-"""Step 5: the exact config, the command that would run it, and the start."""
+"""Step 5: the exact config, what the run will need, the command that would run it, and the start."""
 
 from __future__ import annotations
 
@@ -20,22 +20,24 @@ from textual.widget import Widget
 from engine import config as configs
 from engine.config import RunConfig
 from engine.errors import InputError
+from engine.estimate import Estimate
 from engine.safe_text import safe_text
 from tui.draft import Opened
 from tui.screens.new_run.checks import said
+from tui.screens.new_run.forecast import EstimatedStep, forecast
 from tui.screens.new_run.parts import Paper, Scroll, columns, wrapped
-from tui.screens.new_run.step import Step
 
 _UNFIT = re.compile(r"[^A-Za-z0-9._-]+")  # for a file name
 
 
-class ReviewStep(Step):
+class ReviewStep(EstimatedStep):
     """The config as it will run."""
 
     TITLE = "review"
-    ACTIONS: ClassVar[frozenset[str]] = frozenset({"save", "origins"})
+    ACTIONS: ClassVar[frozenset[str]] = frozenset({"save", "origins", "measure"})
     DEFAULT_CSS = """
     ReviewStep > #command { margin-top: 1; }
+    ReviewStep > #forecast { margin-top: 1; }
     ReviewStep > Scroll { margin-top: 1; }
     """
 
@@ -47,6 +49,7 @@ class ReviewStep(Step):
 
     def compose(self) -> ComposeResult:
         yield Paper(id="command")
+        yield Paper(id="forecast")
         with Scroll():
             yield Paper(id="notes")
             yield Paper(id="yaml")
@@ -56,6 +59,13 @@ class ReviewStep(Step):
         return self.query_one(Scroll)
 
     def draft_checked(self) -> None:
+        config = self.flow.checked.ready
+        if config is not None:
+            self._list()
+            self._show_command(config)
+            self.estimate()
+
+    def _list(self) -> None:
         checked, opened = self.flow.checked, self.flow.draft.opened
         config = checked.ready
         if config is None:
@@ -66,12 +76,17 @@ class ReviewStep(Step):
         notes.display = opened is not None and opened.method == config.method
         if opened is not None:
             notes.drawing = lambda width: opening(opened, width)
-        self._show_command(config)
+
+    def show_estimate(self, found: Estimate) -> None:
+        self.query_one("#forecast", Paper).drawing = lambda width: columns(forecast(found), width, 10, indent=0)
+
+    def show_without(self, why: str) -> None:
+        self.query_one("#forecast", Paper).drawing = lambda width: columns([("memory", why)], width, 10, indent=0)
 
     def toggle_origins(self) -> None:
         """Show where each value comes from, or the config alone again."""
         self._with_origins = not self._with_origins
-        self.draft_checked()
+        self._list()
 
     def _show_command(self, config: RunConfig) -> None:
         file, is_saved = self._saved or config_file(self.flow.engine.home, config), self._saved is not None

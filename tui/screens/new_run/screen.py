@@ -16,6 +16,7 @@ from tui.screens.new_run.data import DataStep
 from tui.screens.new_run.estimate import EstimateStep
 from tui.screens.new_run.fields import Entry
 from tui.screens.new_run.flow import Flow
+from tui.screens.new_run.forecast import EstimatedStep
 from tui.screens.new_run.mapping import MappingAside
 from tui.screens.new_run.method import MethodStep
 from tui.screens.new_run.opening import OpeningAside
@@ -56,6 +57,8 @@ class NewRunScreen(Flow):
             )
         if action == "discard" and self.draft == Draft():
             return False
+        if action == "measure":
+            return isinstance(self.step, EstimatedStep) and self.step.can_measure
         if action in OF_STEPS:
             return action in self.step.ACTIONS
         return super().check_action(action, parameters)
@@ -157,6 +160,10 @@ class NewRunScreen(Flow):
     def action_origins(self) -> None:
         if isinstance(self.step, ReviewStep):
             self.step.toggle_origins()
+
+    def action_measure(self) -> None:
+        if isinstance(self.step, EstimatedStep):
+            self.step.measure()
 
     def action_save(self) -> None:
         if isinstance(self.step, ReviewStep):

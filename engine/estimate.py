@@ -167,6 +167,12 @@ def _assumptions(plan: Plan) -> tuple[str, ...]:
         f"prompts of {sampling.max_prompt_tokens} and completions of {sampling.max_completion_tokens} tokens, their maximum",
         "memory of Python and its libraries, and freed buffers that mlx keeps for reuse, are not counted",
     ]
+    longest = sampling.max_prompt_tokens + sampling.max_completion_tokens
+    if plan.positions is not None and longest > plan.positions:
+        said.append(
+            f"prompt and completion may reach {longest:,} tokens; the model was made for {plan.positions:,}, "
+            "and what comes after them it has never seen (max_position_embeddings)"
+        )
     if plan.casts:
         said.append("16-bit weights are held in float32, which a CPU computes fastest")
     if plan.backend == "cuda":

@@ -54,10 +54,11 @@ def largest(plan: Plan, limit: int) -> Largest:
     chosen = plan.fit(limit)
     rows = plan.rows_within(limit, chosen.recomputes)
     fits_one = plan.update_peak(1, chosen.recomputes) <= limit
+    most_tokens = MOST_TOKENS if plan.positions is None else max(1, plan.positions - plan.config.sampling.max_prompt_tokens)
     return Largest(
         micro_batch_rows=rows if fits_one else None,
         group_size=None if plan.is_supervised else _furthest(plan, "sampling", "group_size", 2, MOST_COMPLETIONS, limit),
-        max_completion_tokens=_furthest(plan, "sampling", "max_completion_tokens", 1, MOST_TOKENS, limit),
+        max_completion_tokens=_furthest(plan, "sampling", "max_completion_tokens", 1, most_tokens, limit),
     )
 
 

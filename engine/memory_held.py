@@ -31,6 +31,7 @@ class Held:
         self._folder = model_folder(config.model)
         self._described = model_files.read_json(self._folder / "config.json")
         self.shape: ModelShape | None = model_files.read_shape(self._described)
+        self.positions = model_files.context_tokens(self._described)  # that the model was made for; None: it does not say
         tied = self.shape is not None and self.shape.tied
         # mlx_lm drops the copy of a tied head, and the rotary frequencies that old checkpoints carry
         headers = [header for header in model_files.read_headers(self._folder) if not header.name.endswith("rotary_emb.inv_freq")]

@@ -225,15 +225,15 @@ def test_cache_and_logits(make_model: MakeModel, make_config: MakeConfig) -> Non
 
 def test_logits_of_a_large_vocabulary_come_in_chunks(make_model: MakeModel, make_config: MakeConfig) -> None:
     """49,152 words: 32 MiB hold 32 x 2^20 / (4 x 49,152) = 170 positions, rounded down to 160; the update has 8 x 80 = 640, of
-    which 2.8 x 160 = 448 are under way, 5 arrays each, whatever the rows. A head that is trained is computed whole up to 320
-    positions and as many as its own weights take, which is its width: beyond that the sums of its gradient come on top."""
+    which 160 are under way, 5 arrays each, whatever the rows. A head that is trained is computed whole up to 320 positions and as
+    many as its own weights take, which is its width: beyond that the sums of its gradient come on top."""
     folder = make_model(vocab_size=49_152)
     hidden = json.loads((folder / "config.json").read_text())["hidden_size"]
     lora = estimate(make_config(folder), machine())
-    assert lora.logits_bytes == 448 * 49_152 * 5 * 4
+    assert lora.logits_bytes == 160 * 49_152 * 5 * 4
     assert 320 + hidden < 640
     full = estimate(make_config(folder, **{"adapter.type": "full"}), machine())
-    assert full.logits_bytes == 448 * 49_152 * 5 * 4 + 4 * hidden * 49_152 * 4
+    assert full.logits_bytes == 160 * 49_152 * 5 * 4 + 4 * hidden * 49_152 * 4
 
 
 def test_a_sliding_layer_keeps_its_window(make_model: MakeModel, make_config: MakeConfig, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as some
 
 from engine import share
 from engine.config import parse
+from engine.estimate import estimate
 from engine.memory import Plan
 from engine.memory_advice import QUANTISED_BITS, cheapest_change, largest
 from engine.memory_batches import packed
@@ -155,6 +156,14 @@ def test_advice_takes_a_moment(make_plan: MakePlan) -> None:
     cheapest_change(plan, limit - 2)
     largest(plan, limit)
     assert time.process_time() - start < 0.6  # 0.3 s each
+
+
+def test_no_more_tokens_are_proposed_than_the_model_has_positions_for(make_plan: MakePlan) -> None:
+    """The demo has 512: prompts of 48 leave 464, however much memory there is; a config that asks for more is told so."""
+    assert largest(make_plan(), 10**13).max_completion_tokens == 512 - 48
+    said = estimate(make_plan(**{"sampling.max_completion_tokens": 2000}).config).assumptions
+    assert any("2,048 tokens; the model was made for 512" in line for line in said)
+    assert not any("made for" in line for line in estimate(make_plan().config).assumptions)
 
 
 def test_rows_of_added_tokens_are_trained_beside_the_adapter(make_plan: MakePlan) -> None:

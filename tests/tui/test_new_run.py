@@ -352,8 +352,8 @@ async def test_control_characters_cannot_be_pasted(home: Path) -> None:
 
 
 def test_a_plan_that_does_not_fit_says_what_to_change() -> None:
-    """Of the embedded model's run: a limit that fewer completions meet, and one that nothing does."""
-    config = Draft().with_text("run.memory_limit_gb", "0.002").checked(Path.cwd()).ready
+    """Of the embedded model's run: a limit that one change meets, and one that nothing does."""
+    config = Draft().with_text("run.memory_limit_gb", "0.0021").checked(Path.cwd()).ready
     assert config is not None
     found = estimate(config)
     assert not found.fits and found.change is not None

@@ -21,7 +21,6 @@ from engine.runs.record import RunRecord
 from engine.splitting import split
 from engine.worker import checkpoint, recompute
 from engine.worker.companion import Companion, StopRequested
-from engine.worker.decoding import Decoding
 from engine.worker.guard import MemoryGuard
 from engine.worker.loop import Loop
 from engine.worker.model import Policy, load_policy
@@ -87,8 +86,8 @@ def _start(record: RunRecord, journal: JournalWriter, companion: Companion, resu
         companion.step = int(checkpoint.read_state(latest)["cursor"]["done"])
     folder = _weights(config.model, journal, companion)
     policy = load_policy(folder, config.adapter, config.run.seed, config.chat, config.quantize)
-    if policy.decoding.mode == "alone" or not policy.decoding.agrees:
-        _warn_of_decoding(policy.decoding, companion.warn)
+    if method(config.method).kind == "rl":
+        warn_of_fallbacks(policy, companion.warn)
     guard, policy.recomputes = split_of(config, policy, latest, companion.warn)
     data = formats.load_training_data(config)
     task = task_of(config, policy, data, guard, companion.warn)
@@ -138,12 +137,17 @@ def _weights(model: str, journal: JournalWriter, companion: Companion) -> Path:
     return folder
 
 
-def _warn_of_decoding(found: Decoding, warn: Warn) -> None:
-    """Where rows of this family cannot be decoded together, or its caches do not give what a plain forward gives."""
-    if found.agrees:
+def warn_of_fallbacks(policy: Policy, warn: Warn) -> None:
+    """Where rows of this family cannot be decoded together, prompts not be shared, or caches do not give what a plain forward
+    gives."""
+    found = policy.decoding
+    if policy.sharing == "none":
+        message = "this model's family cannot share a prompt: each is computed once for every completion in the updates"
+        warn("prompts-repeated", message, "the figures are right, updates are slow; shorter prompts or another family cost less")
+    if found.agrees and found.mode == "alone":
         message = "this model's family cannot decode rows together: completions are sampled one after the other"
         warn("decodes-alone", message, "the figures are right, rollouts are slow; another family decodes a whole step at once")
-    else:
+    if not found.agrees:
         message = f"with a cache this model's log-probs are {found.gap:.2g} nats off a plain forward's (at most {found.limit:g})"
         remedy = "`droid-tune doctor --selftest MODEL` says more; update mlx-lm, or use another model"
         warn("cache-disagrees", message, remedy)

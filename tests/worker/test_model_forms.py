@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -24,9 +25,11 @@ from engine.preflight import preflight
 from engine.types import Message
 from engine.worker import quantised
 from engine.worker.blank import Shape, write_blank_model
+from engine.worker.decoding import Decoding
 from engine.worker.fusing import fuse
 from engine.worker.generating import rendered
 from engine.worker.model import Policy, adapter_config, load_policy, quantise
+from engine.worker.run import warn_of_fallbacks
 from engine.worker.trees import flat
 from tests.support.families import write_family
 
@@ -317,3 +320,21 @@ def test_an_adapter_on_packed_weights_is_kept_taken_off_and_fused(kind: str, mod
     fuse(policy.model, True, lambda *_: None)
     assert not any(hasattr(module, "bits") for _, module in policy.model.named_modules())
     assert np.abs(np.array(policy.model(TOKENS)) - tuned).max() < 1e-4
+
+
+def test_a_fallback_is_told(make_policy: Callable[..., Policy]) -> None:
+    """Nothing where rows and prompts are together; else which of them is not, and that the figures are right, or are not."""
+    policy = make_policy("lora")
+
+    def told(**found: Any) -> list[str]:
+        policy.sharing = found.pop("sharing", "any")
+        policy.decoding = Decoding(**{"mode": "batch", "gap": 0.0, "limit": 1e-3, **found})
+        kinds: list[str] = []
+        warn_of_fallbacks(policy, lambda kind, message, remedy: kinds.append(kind))
+        return kinds
+
+    assert told() == told(sharing="equal") == told(mode="grouped") == []
+    assert told(mode="alone") == ["decodes-alone"]
+    assert told(sharing="none") == ["prompts-repeated"]
+    assert told(sharing="none", mode="alone") == ["prompts-repeated", "decodes-alone"]
+    assert told(gap=0.5) == ["cache-disagrees"] == told(mode="alone", gap=0.5)

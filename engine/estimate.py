@@ -17,7 +17,7 @@ from engine.machine_rates import BUSY_CORES, Rates
 from engine.memory import FLOAT32, MEASURED_FAMILIES, Fit, Plan
 from engine.memory_advice import Change, Largest, cheapest_change, largest
 from engine.models.sources import fetched_bytes, fixed, model_folder
-from engine.splitting import limit_bytes, split
+from engine.splitting import limit_bytes
 from engine.timing import TimePlan, correction_name, time_plan
 
 Phase = Literal["rollout", "update"]
@@ -155,11 +155,6 @@ def _of_time(plan: Plan, time: TimePlan, rates: Rates) -> list[str]:
     return said
 
 
-def micro_batch_rows(config: RunConfig, known: Hardware | None = None) -> int:
-    """The most rows of one forward and backward pass that fit, from 1 to all rows of a mini-batch. Raises InputError."""
-    return split(config.model_copy(update={"model": fixed(config.model)}), known).micro_batch_rows
-
-
 def _assumptions(plan: Plan) -> tuple[str, ...]:
     """What the numbers take for granted, in plain words."""
     sampling, adapter = plan.config.sampling, plan.config.adapter
@@ -184,5 +179,5 @@ def _assumptions(plan: Plan) -> tuple[str, ...]:
     if plan.shape is None:
         said.append("config.json does not name this family's sizes: activations, logits and cache are NOT counted")
     elif plan.shape.family not in MEASURED_FAMILIES or plan.shape.is_mixture:
-        said.append(f"activations as in a llama-type transformer, which {plan.shape.family} is not in every part")
+        said.append(f"a layer of {plan.shape.family} is counted as one of a llama-type transformer and a quarter more")
     return tuple(said)

@@ -9,6 +9,7 @@ import os
 import pty
 import select
 import shlex
+import signal
 import struct
 import subprocess
 import sys
@@ -208,6 +209,12 @@ def _run(home: Path, run_id: str) -> Any:
     return Run(find(run_id, home))
 
 
+def _take_terminal() -> None:
+    """In the child: a hang-up of its terminal reaches it and ends it, also where whoever runs the tests ignores hang-ups."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Terminal:
     """A real pseudo-terminal of 80x24 with a command in it."""
 
@@ -221,7 +228,7 @@ class Terminal:
             stdout=slave,
             stderr=slave,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # its controlling terminal: a hang-up reaches it
+            preexec_fn=_take_terminal,
         )
         os.close(slave)
         self.shown = ""

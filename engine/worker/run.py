@@ -86,6 +86,8 @@ def _start(record: RunRecord, journal: JournalWriter, companion: Companion, resu
         companion.step = int(checkpoint.read_state(latest)["cursor"]["done"])
     folder = _weights(config.model, journal, companion)
     policy = load_policy(folder, config.adapter, config.run.seed, config.chat, config.quantize)
+    if config.quantize.bits is not None:
+        warn_of_plain_weights(policy, config.quantize.group_size, companion.warn)
     if method(config.method).kind == "rl":
         warn_of_fallbacks(policy, companion.warn)
     guard, policy.recomputes = split_of(config, policy, latest, companion.warn)
@@ -135,6 +137,14 @@ def _weights(model: str, journal: JournalWriter, companion: Companion) -> Path:
         companion.phase, companion.bytes = before, {}
         journal.write("phase", step=companion.step, name=before)
     return folder
+
+
+def warn_of_plain_weights(policy: Policy, group_size: int, warn: Warn) -> None:
+    """Where a model that was to be quantised is so in part only."""
+    left = [name for name, module in policy.model.named_modules() if hasattr(module, "to_quantized")]
+    if left:
+        message = f"{len(left)} modules are not quantised, such as {left[0]}: their rows are no multiple of {group_size} numbers"
+        warn("partly-quantised", message, "lower quantize.group_size: 32 fits most widths")
 
 
 def warn_of_fallbacks(policy: Policy, warn: Warn) -> None:

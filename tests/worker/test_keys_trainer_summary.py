@@ -127,7 +127,7 @@ def test_paired_difference_of_a_loss_weighs_tokens() -> None:
 def test_the_command_that_uses_the_result_can_be_pasted() -> None:
     """Quoted for a shell, with the system message; a prompt too long for a command line, or that mlx_lm would change, is left to
     the user. mlx_lm's own parser reads it, with what the config says of chats."""
-    run, asked = RunRecord(Path("/home/runs/my-run")), [Message("system", "Be brief."), Message("user", "What's 1+1?")]
+    run, asked = RunRecord(Path("/runs/my-run")), [Message("system", "Be brief."), Message("user", "What's 1+1?")]
 
     def parsed(example: Sequence[Message] = asked, **chat: Any) -> Any:
         words = shlex.split(generate_command(_config(chat=ChatConfig(**chat)), run, Path("/m odel"), example))
@@ -135,7 +135,7 @@ def test_the_command_that_uses_the_result_can_be_pasted() -> None:
         return setup_arg_parser().parse_args(words[1:])
 
     plain = parsed()
-    assert (plain.model, plain.adapter_path) == ("/m odel", "/home/runs/my-run/adapters")
+    assert (plain.model, plain.adapter_path) == ("/m odel", "/runs/my-run/adapters")
     assert (plain.system_prompt, plain.prompt) == ("Be brief.", "What's 1+1?")
     assert (list(plain.extra_eos_token), plain.chat_template_config, plain.ignore_chat_template) == ([], None, False)
     chat = parsed(stop=["<|im_end|>", "</s>"], variables={"enable_thinking": False, "tone": "it's"})
@@ -158,7 +158,7 @@ def test_the_command_that_uses_the_result_can_be_pasted() -> None:
 )
 def test_what_mlx_lm_has_no_option_for_is_asked_of_the_product(changes: dict[str, Any]) -> None:
     """It would load or render in another way: `droid-tune generate`, whose own parser reads the command."""
-    run, config = RunRecord(Path("/home/runs/my-run")), _config(**changes)
+    run, config = RunRecord(Path("/runs/my-run")), _config(**changes)
 
     def parsed(example: Sequence[Message]) -> dict[str, Any]:
         words = shlex.split(generate_command(config, run, Path("/m"), example))

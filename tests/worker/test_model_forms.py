@@ -29,7 +29,7 @@ from engine.worker.decoding import Decoding
 from engine.worker.fusing import fuse
 from engine.worker.generating import rendered
 from engine.worker.model import Policy, adapter_config, load_policy, quantise
-from engine.worker.run import warn_of_fallbacks
+from engine.worker.run import warn_of_fallbacks, warn_of_plain_weights
 from engine.worker.trees import flat
 from tests.support.families import write_family
 
@@ -320,6 +320,18 @@ def test_an_adapter_on_packed_weights_is_kept_taken_off_and_fused(kind: str, mod
     fuse(policy.model, True, lambda *_: None)
     assert not any(hasattr(module, "bits") for _, module in policy.model.named_modules())
     assert np.abs(np.array(policy.model(TOKENS)) - tuned).max() < 1e-4
+
+
+def test_a_model_that_is_quantised_in_part_is_told(blank_folder: Path) -> None:
+    """Rows of 32 and 64 numbers: groups of 64 leave all but the down projections as they are, groups of 32 nothing."""
+    said: list[str] = []
+    for group_size in (64, 32):
+        chosen = QuantizeConfig.model_validate({"bits": 4, "group_size": group_size})
+        policy = load_policy(blank_folder, AdapterConfig(rank=4), 0, quantize=chosen)
+        warn_of_plain_weights(policy, group_size, lambda kind, message, remedy: said.append(f"{kind}: {message}"))
+    assert len(said) == 1
+    layers, each = len(policy.model.layers), 6  # q, k, v, o, gate, up; and the embedding, which is the head, too
+    assert said[0].startswith(f"partly-quantised: {layers * each + 1} modules")
 
 
 def test_a_fallback_is_told(make_policy: Callable[..., Policy]) -> None:

@@ -230,7 +230,8 @@ class Engine:
         return Run(made)
 
     def _predicted(self, config: RunConfig) -> dict[str, float]:
-        """Seconds of a step and of an evaluation, at most; {} where this machine's rates or the model's sizes are not known."""
+        """Seconds of a step and of an evaluation, completions at their limit; {} where this machine's rates or the
+        model's sizes are not known."""
         rates = measuring.known_rates(self.home)
         time = None if rates is None else estimates.time_of(config, rates)
         return {} if time is None else {"step": time.step, "eval": time.evaluation}

@@ -6,45 +6,41 @@ not known, and the estimate says how to get them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
-from engine import hardware
+from engine import corrections, hardware
 from engine.config import RunConfig
-from engine.figures import duration
+from engine.figures import about, duration, size
 from engine.hardware import Hardware
-from engine.machine_rates import BUSY_CORES, Rates
+from engine.machine_rates import BUSY_CORES, Correction, Rates
 from engine.memory import FLOAT32, MEASURED_FAMILIES, Fit, Plan
-from engine.memory_advice import Change, Largest, cheapest_change, largest
+from engine.memory_advice import Change, Largest, Several, cheapest_change, keys_tried, largest, several_changes
+from engine.memory_peaks import Peak, Phase, peaks
 from engine.models.sources import fetched_bytes, fixed, model_folder
-from engine.splitting import limit_bytes
-from engine.timing import TimePlan, correction_name, time_plan
+from engine.splitting import cache_bytes, limit_bytes
+from engine.time_plan import TimePlan
+from engine.timing import time_plan
 
-Phase = Literal["rollout", "update"]
 MEASURE = "droid-tune estimate CONFIG"
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A run's memory in bytes, part by part, and its time. The phases' peaks include what is held throughout; parts that a
-    method does not have are 0, and `rollout_peak_bytes` is None for supervised training. `seconds` are those of the whole run
-    with every completion at its limit; None where they are not known, and `seconds_reason` says why."""
+    """A run's memory in bytes, part by part, and its time. The phases' peaks include what is held throughout: it and a phase's
+    parts add up to its peak. `seconds` are those of the whole run with every completion at its limit; None where they are not
+    known, and `seconds_reason` says why."""
 
     fits: bool
     binding_phase: Phase
     peak_bytes: int
     limit_bytes: int
-    rollout_peak_bytes: int | None
-    update_peak_bytes: int
+    phases: tuple[Peak, ...]  # that the method has, the highest first
     weights_bytes: int  # held throughout, as are the next three
     adapter_bytes: int
     optimizer_bytes: int
     reference_bytes: int
-    cache_bytes: int  # of the rollout, with its growth
-    rollout_logits_bytes: int
-    activation_bytes: int  # of the update, for one micro-batch
-    logits_bytes: int
-    gradient_bytes: int
     trainable_parameters: int
     micro_batch_rows: int
     backend: str
@@ -57,12 +53,26 @@ class Estimate:
     decode_rows: int | None = None  # of a rollout at once; None: all
     recomputes: bool = False  # the backward pass computes each layer again
     change: Change | None = None  # where it does not fit: the single change at the least loss that makes it fit, if there is one
+    tried: tuple[str, ...] = ()  # the keys none of which makes it fit alone
+    several: Several | None = None  # then: the keys that do together, or the smallest run that was found
     largest: Largest | None = None  # how far sizes can go, each alone; None where the model's sizes are not known
 
     def as_dict(self) -> dict[str, Any]:
         """The fields by name, for `--json`."""
+        phases = [{**asdict(each), "parts": dict(each.parts)} for each in self.phases]
+        several = None if self.several is None else {**asdict(self.several), "values": dict(self.several.values)}
         time = None if self.time is None else self.time.as_dict()
-        return {**asdict(self), "assumptions": list(self.assumptions), "time": time}
+        return {**asdict(self), "held_bytes": self.held_bytes, "phases": phases, "several": several, "time": time}
+
+    @property
+    def held_bytes(self) -> int:
+        """What is held throughout."""
+        return self.weights_bytes + self.adapter_bytes + self.optimizer_bytes + self.reference_bytes
+
+    @property
+    def knows_sizes(self) -> bool:
+        """Whether config.json names the family's sizes: without them only what is held is counted."""
+        return self.largest is not None
 
 
 def estimate(config: RunConfig, known: Hardware | None = None, rates: Rates | None = None) -> Estimate:
@@ -73,36 +83,33 @@ def estimate(config: RunConfig, known: Hardware | None = None, rates: Rates | No
     plan = Plan(config, known.backend)
     limit = limit_bytes(config, known)
     fit = plan.fit(limit)
-    rows, rollout, update, peak = fit.micro_batch_rows, fit.rollout_peak, fit.update_peak, fit.peak
+    phases, change = peaks(plan, fit), cheapest_change(plan, limit)
+    is_helpless = change is None and not fit.fits
     time = None if rates is None else seconds_of(plan, rates, fit)
     return Estimate(
         fits=fit.fits,
-        binding_phase="rollout" if rollout is not None and rollout > update else "update",
-        peak_bytes=peak,
+        binding_phase=phases[0].phase,
+        peak_bytes=fit.peak,
         limit_bytes=limit,
-        rollout_peak_bytes=rollout,
-        update_peak_bytes=update,
+        phases=phases,
         weights_bytes=plan.weights,
         adapter_bytes=plan.adapter,
         optimizer_bytes=plan.optimizer,
         reference_bytes=plan.reference,
-        cache_bytes=max((plan.cache(*each, fit.decode_rows) for each in plan.decoded), default=0),
-        rollout_logits_bytes=max((plan.draw_logits(min(u * g, fit.decode_rows or u * g)) for u, g in plan.decoded), default=0),
-        activation_bytes=plan.activations(rows, fit.recomputes),
-        logits_bytes=plan.logits(rows),
-        gradient_bytes=plan.gradients(rows),
         trainable_parameters=plan.trainable,
-        micro_batch_rows=rows,
+        micro_batch_rows=min(fit.micro_batch_rows, plan.update_rows),
         backend=known.backend,
         dtype="float32" if plan.item == FLOAT32 else "16-bit",
         seconds=None if time is None else time.run,
         seconds_reason=_reason(rates, time),
-        assumptions=(*_assumptions(plan), *(() if time is None or rates is None else _of_time(plan, time, rates))),
+        assumptions=(*_assumptions(plan, fit), *(() if time is None or rates is None else _of_time(plan, time, rates))),
         fetch_bytes=fetched_bytes(model_folder(config.model)),
         time=time,
         decode_rows=fit.decode_rows,
         recomputes=fit.recomputes,
-        change=cheapest_change(plan, limit),
+        change=change,
+        tried=keys_tried(plan, limit) if is_helpless else (),
+        several=several_changes(plan, limit) if is_helpless else None,
         largest=None if plan.shape is None else largest(plan, limit),
     )
 
@@ -115,11 +122,12 @@ def time_of(config: RunConfig, rates: Rates, known: Hardware | None = None) -> T
     return seconds_of(plan, rates, plan.fit(limit_bytes(config, known)))
 
 
-def seconds_of(plan: Plan, rates: Rates, fit: Fit) -> TimePlan | None:
-    """The plan's time by the machine's rates, and by what measured steps of its family and adapter have corrected."""
-    corrections = rates.corrections.get(correction_name(plan))
+def seconds_of(plan: Plan, rates: Rates, fit: Fit, found: Mapping[str, Correction] | None = None) -> TimePlan | None:
+    """The plan's time by the machine's rates, and by what measured steps of its model and of its rewards have corrected, or by
+    what is `found`."""
+    found = corrections.known(plan, rates) if found is None else found
     rows = fit.micro_batch_rows
-    return time_plan(plan, rates, rows, corrections=corrections, decode_rows=fit.decode_rows, recomputes=fit.recomputes)
+    return time_plan(plan, rates, rows, corrections=found, decode_rows=fit.decode_rows, recomputes=fit.recomputes)
 
 
 def _reason(rates: Rates | None, time: TimePlan | None) -> str:
@@ -127,12 +135,16 @@ def _reason(rates: Rates | None, time: TimePlan | None) -> str:
         return f"unknown: this machine's speed was not measured yet; `{MEASURE}` does it once"
     if time is None:
         return "config.json does not name this family's sizes; the run measures time itself, from its first step on"
-    most = "" if time.corrected_by else ", not yet corrected by a measured step"
-    return f"at most {duration(time.run)}: {short(time.step)} a step, the {time.longest} takes longest{most}"
+    most = f", corrected by {', '.join(time.sources)}" if time.sources else ", not yet corrected by a measured step"
+    return f"{about(duration(time.run))}: {short(time.step)} a step, the {time.longest} takes longest{most}"
 
 
 def short(seconds: float) -> str:
     """Seconds of a step, with tenths where they matter."""
+    if seconds < 0.001:
+        return "under 1 ms" if seconds else "0s"
+    if seconds < 0.01:
+        return f"{1000 * seconds:.2g} ms"
     return f"{seconds:.2g}s" if seconds < 10 else duration(seconds)
 
 
@@ -140,9 +152,11 @@ def _of_time(plan: Plan, time: TimePlan, rates: Rates) -> list[str]:
     """What the seconds take for granted."""
     said = ["time: loading the model and starting are not counted; nothing else runs on this machine"]
     if time.phases.get("reward") == 0:
-        said.append("time: that of the rewards is not known, and 0 here; `droid-tune estimate CONFIG --measure` measures it")
-    if not time.corrected_by:
-        said.append("time: from sizes and rates alone; a measured step corrects it: `droid-tune estimate CONFIG --measure`")
+        said.append("time: that of these rewards is not known, and 0 here; `droid-tune estimate CONFIG --measure` measures it")
+    if not time.sources:
+        said.append("time: from sizes and rates alone; a step of this model corrects it: `droid-tune estimate CONFIG --measure`")
+    if (peak := corrections.known(plan, rates).get(corrections.PEAK)) is not None:
+        said.append(f"memory: {peak.by} of this model took {peak.factor:.0%} of the peak that was planned for it")
     if time.refill:
         most = plan.config.resolved_objective().dynamic_sampling
         said.append(f"time: no group is replaced; dynamic sampling may add up to {most} rollouts of {short(time.refill)} a step")
@@ -155,12 +169,13 @@ def _of_time(plan: Plan, time: TimePlan, rates: Rates) -> list[str]:
     return said
 
 
-def _assumptions(plan: Plan) -> tuple[str, ...]:
+def _assumptions(plan: Plan, fit: Fit) -> tuple[str, ...]:
     """What the numbers take for granted, in plain words."""
     sampling, adapter = plan.config.sampling, plan.config.adapter
     said = [
-        f"prompts of {sampling.max_prompt_tokens} and completions of {sampling.max_completion_tokens} tokens, their maximum",
-        "memory of Python and its libraries, and freed buffers that mlx keeps for reuse, are not counted",
+        f"prompts of {sampling.max_prompt_tokens:,} and completions of {sampling.max_completion_tokens:,} tokens, their maximum",
+        "memory of Python and its libraries is not counted",
+        f"freed buffers that mlx keeps for reuse come on top: at most {size(cache_bytes(fit, plan.backend))}",
     ]
     longest = sampling.max_prompt_tokens + sampling.max_completion_tokens
     if plan.positions is not None and longest > plan.positions:
@@ -175,7 +190,7 @@ def _assumptions(plan: Plan) -> tuple[str, ...]:
     if adapter.keys is not None:
         said.append("activations as if every linear module had an adapter; with adapter.keys there are fewer")
     if plan.decoded and plan.decoded[1][0] > sampling.prompts_per_step * sampling.group_size:
-        said.append(f"evaluation decodes {plan.config.run.eval_rows} rows at once, more than a step's rollout")
+        said.append(f"evaluation decodes {plan.config.run.eval_rows:,} rows at once, more than a step's rollout")
     if plan.shape is None:
         said.append("config.json does not name this family's sizes: activations, logits and cache are NOT counted")
     elif plan.shape.family not in MEASURED_FAMILIES or plan.shape.is_mixture:

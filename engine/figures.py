@@ -33,6 +33,11 @@ def size(count: float | None) -> str:
     return f"{count:.0f} B"
 
 
+def counted(count: int, thing: str) -> str:
+    """1 row, 2 rows, 1,024 rows."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
+
+
 def duration(seconds: float | None) -> str:
     """Seconds as 12s, 3m 20s or 2h 07m."""
     if seconds is None:
@@ -42,3 +47,8 @@ def duration(seconds: float | None) -> str:
         return f"{whole}s"
     minutes, rest = divmod(whole, 60)
     return f"{minutes}m {rest:02d}s" if minutes < 60 else f"{minutes // 60}h {minutes % 60:02d}m"
+
+
+def about(time: str) -> str:
+    """A time that is predicted, in words: not a bound, since a cold prediction is as often under the measured time as over it."""
+    return f"about {time}, with every completion at its limit"

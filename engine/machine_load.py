@@ -69,7 +69,7 @@ def sentence(load: Load) -> str:
     if load.others_cores is None:
         return f"what else ran is not known; {averages}"
     used = f"others used {load.others_cores:.2f} of {load.cores} cores, {averages}"
-    return f"idle machine: {used}" if load.idle else f"busy machine, trust the ratios alone: {used}"
+    return f"idle machine: {used}" if load.idle else f"busy machine, trust the CPU-time ratios: {used}"
 
 
 def cpu_seconds(pid: int) -> float:

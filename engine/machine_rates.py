@@ -1,8 +1,8 @@
 """How fast this machine computes what a step is made of: measured once by a worker (engine/worker/rates.py), kept in a file.
 
 One entry for each machine that shares the home folder, under a key of what the rates depend on. With them is kept how much
-longer measured steps took than predicted ones, by family and adapter type, so that later predictions begin corrected. What is
-left out: rates by temperature or power mode of the chip; `--remeasure` takes new ones.
+longer measured steps took than predicted ones, under keys of engine/corrections.py, so that later predictions begin corrected.
+What is left out: rates by temperature or power mode of the chip; `--remeasure` takes new ones.
 """
 
 from __future__ import annotations
@@ -21,11 +21,31 @@ from engine.hardware import Hardware
 from engine.runs.record import write_atomic
 
 FILE = "rates.json"
-VERSION = 1  # of what is measured: a file of another version is measured anew
+VERSION = 2  # of what is measured: a file of another version is measured anew
 _KEPT = 8  # machines in one file
+_LEARNED = 64  # keys of corrections of one machine: the latest
 BUSY_CORES = 0.25  # where others used more than this meanwhile, what was measured would not hold on a quiet machine
 
 Table = Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """What was measured of one phase. Of a phase that is predicted the factor, of the rewards their seconds."""
+
+    by: str  # in which step: "a measured step", "the run NAME"
+    factor: float = 1.0  # measured over predicted seconds
+    seconds_per_completion: float = 0.0
+    measured_t: float = 0.0  # unix seconds
+
+    @classmethod
+    def from_dict(cls, tree: Mapping[str, Any]) -> Correction:
+        """Raises KeyError, TypeError or ValueError for what is none."""
+        names = ("factor", "seconds_per_completion", "measured_t")
+        found = cls(str(tree["by"]), *(float(tree[name]) for name in names))
+        if not (math.isfinite(found.factor) and found.factor > 0 and math.isfinite(found.seconds_per_completion)):
+            raise ValueError("a correction is no number above 0")
+        return found
 
 
 @dataclass(frozen=True)
@@ -45,8 +65,7 @@ class Rates:
     disk_bytes_per_second: float  # of a file that is written and flushed
     measured_t: float = 0.0  # unix seconds
     others_cores: float | None = None  # cores that other processes kept busy meanwhile; None: not known
-    # "family adapter bytes" -> phase -> measured seconds over predicted ones
-    corrections: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    learned: Mapping[str, Mapping[str, Correction]] = field(default_factory=dict)  # key -> phase -> what was measured
 
     def product(self, rows: float, width: float, item: int) -> float:
         """FLOP/s of a product of `rows` rows with a weight of about that width, in numbers of `item` bytes."""
@@ -81,15 +100,14 @@ class Rates:
             disk_bytes_per_second=float(tree["disk_bytes_per_second"]),
             measured_t=float(tree.get("measured_t", 0.0)),
             others_cores=tree.get("others_cores"),
-            corrections={
-                str(name): {str(phase): float(value) for phase, value in by.items()}
-                for name, by in tree.get("corrections", {}).items()
+            learned={
+                str(name): {str(phase): Correction.from_dict(each) for phase, each in by.items()}
+                for name, by in tree.get("learned", {}).items()
             },
         )
         all_tables = [found.quantised, found.stream, *(t for by in found.matmul.values() for t in by.values())]
         values = [found.op_seconds, found.disk_bytes_per_second, *found.numbers.values()]
         values += [value for table in all_tables for value in table.values()]
-        values += [value for by in found.corrections.values() for value in by.values()]
         if not found.matmul or not all(map(bool, all_tables)) or not all(math.isfinite(v) and v > 0 for v in values):
             raise ValueError("a rate is missing, or not above 0")
         return found
@@ -125,9 +143,11 @@ def keep(home: Path, key: str, rates: Rates) -> None:
         raise InputError(f"the rates cannot be kept: {error.strerror}", where=str(home), remedy=remedy) from error
 
 
-def corrected(rates: Rates, name: str, ratios: Mapping[str, float]) -> Rates:
-    """The rates with `ratios` (measured over predicted, by phase) kept under `name`."""
-    return replace(rates, corrections={**rates.corrections, name: {**rates.corrections.get(name, {}), **ratios}})
+def with_learned(rates: Rates, key: str, found: Mapping[str, Correction]) -> Rates:
+    """The rates with `found` (by phase) kept under `key`, in place of what was known of these phases; the oldest keys go."""
+    learned = {**rates.learned, key: {**rates.learned.get(key, {}), **found}}
+    latest = sorted(learned, key=lambda name: max((each.measured_t for each in learned[name].values()), default=0.0))
+    return replace(rates, learned={name: learned[name] for name in latest[-_LEARNED:]})
 
 
 def _file(home: Path) -> Path:

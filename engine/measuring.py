@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from engine import config as configs
-from engine import hardware, machine_rates
+from engine import corrections, hardware, machine_rates
 from engine.config import RunConfig
 from engine.errors import InputError
 from engine.hardware import Hardware
-from engine.machine_rates import BUSY_CORES, Rates
+from engine.machine_rates import BUSY_CORES, Correction, Rates
 from engine.memory import Fit, Plan
 from engine.models.sources import fetched_bytes, fixed, model_folder
 from engine.runs import launch
 from engine.splitting import limit_bytes
 from engine.takehome import asking
-from engine.timing import Lengths, Packed, TimePlan, correction_name, ratios, time_plan
+from engine.time_plan import Lengths, Packed, TimePlan
+from engine.timing import measured_corrections, time_plan
 
 Told = Callable[[str], None]
 
@@ -36,8 +37,10 @@ class MeasuredStep:
     peak_bytes: Mapping[str, int]
     predicted_seconds: Mapping[str, float]  # by the rates alone
     predicted_peak_bytes: Mapping[str, int]
-    ratios: Mapping[str, float]  # measured over predicted; the rewards' seconds for each completion
-    run: TimePlan  # of the whole run with these ratios, every completion at its limit
+    ratios: Mapping[str, float]  # measured over predicted
+    reward_seconds_per_completion: float | None  # None: no rewards
+    found: Mapping[str, Correction]  # both, as later estimates are corrected by them
+    run: TimePlan  # of the whole run corrected by them, every completion at its limit
     run_as_measured: float  # seconds of the run, should its steps stay like this one
     micro_batch_rows: int
     completions: int
@@ -45,7 +48,7 @@ class MeasuredStep:
     longest_completion: int
     warmed: bool  # whether a step went before it that is not counted
     others_cores: float | None  # cores that other processes kept busy
-    kept: bool  # whether later estimates of this family and adapter begin with the ratios
+    kept: bool  # whether later estimates of this model, and of these rewards, begin with what was found
     notes: tuple[str, ...]  # warnings of the step, as a run would journal them
 
     @property
@@ -54,7 +57,9 @@ class MeasuredStep:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "run": self.run.as_dict(), "total": self.total, "notes": list(self.notes)}
+        tree = {**asdict(self), "run": self.run.as_dict(), "total": self.total, "notes": list(self.notes)}
+        del tree["found"]  # `run` says it, as `corrected_by`
+        return tree
 
 
 def rates_key(known: Hardware | None = None) -> str:
@@ -117,7 +122,7 @@ async def measure_step(config: RunConfig, home: Path, rates: Rates, told: Told) 
     plan = Plan(config, known.backend)
     made = compared(plan, plan.fit(limit_bytes(config, known)), rates, found[0], notes)
     if made.kept:
-        machine_rates.keep(home, rates_key(known), machine_rates.corrected(rates, correction_name(plan), made.ratios))
+        machine_rates.keep(home, rates_key(known), corrections.kept(plan, rates, made.found))
     return made
 
 
@@ -132,7 +137,7 @@ def compared(plan: Plan, fit: Fit, rates: Rates, step: Mapping[str, Any], notes:
         remedy = "a run measures its steps itself: start it, and see `droid-tune status`"
         raise InputError("config.json does not name this family's sizes", where=plan.config.model, remedy=remedy)
     seconds = {name: float(value) for name, value in step["seconds"].items()}
-    found = ratios(seconds, predicted, len(lengths.completions))
+    found = measured_corrections(seconds, predicted, len(lengths.completions), corrections.STEP)
     run = time_plan(plan, rates, fit.micro_batch_rows, corrections=found, **cut)
     like_this = time_plan(plan, rates, fit.micro_batch_rows, lengths, found, **cut)
     assert run is not None and like_this is not None  # as was the prediction
@@ -144,7 +149,9 @@ def compared(plan: Plan, fit: Fit, rates: Rates, step: Mapping[str, Any], notes:
         peak_bytes=step["peak_bytes"],
         predicted_seconds=predicted.phases,
         predicted_peak_bytes={name: peak for name, peak in peaks.items() if peak is not None},
-        ratios=found,
+        ratios={name: each.factor for name, each in found.items() if name != corrections.REWARD},
+        reward_seconds_per_completion=(found[corrections.REWARD].seconds_per_completion if corrections.REWARD in found else None),
+        found=found,
         run=run,
         run_as_measured=like_this.run,
         micro_batch_rows=int(step["micro_batch_rows"]),

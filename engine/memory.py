@@ -9,21 +9,26 @@ its arrays (Python, the libraries, and the freed buffers that mlx keeps for reus
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from engine.chunking import chunk_positions, padded_positions, whole_positions
 from engine.memory_batches import WIDTH, Shape, most, packed, round_up
+from engine.memory_cache import CACHE_STEP, KeyCache
 from engine.memory_held import FLOAT32, Held
 from engine.memory_layers import Layers
+from engine.memory_moments import Moment
+from engine.prompt_sharing import saved_bytes, shares_prompts
 
 __all__ = ["FLOAT32", "MEASURED_FAMILIES", "SHARING_FAMILIES", "WIDTH", "Fit", "Plan"]
 
-CACHE_STEP = 256  # tokens by which mlx_lm's KV cache grows
 LOGITS_COPIES = 3  # of the update, in float32: the logits, their softmax, and their gradient
 CHUNK_COPIES = 5  # where each chunk's slope is taken with it: also the softmax times the factor, and one array ahead
 HEAD_SUMS = 4  # gradients of a trained head that are alive at once, measured
 DRAW_COPIES = 3  # of the rollout, in float32: the logits, those at the temperature, the noise of the draw
+# of a micro-batch, with its prompts. Twice as many are no faster: of the random 4 M model an update in parts of 4,416 tokens took
+# 13.1 s of CPU and one of 8,832 took 13.5; another in parts of 8,512 took 27.3 and one of 17,024 took 29.0
+USEFUL_TOKENS = 8192
 WATCHED = 64 * 1024**2  # of old weights that an update holds, at most, to see whether it moves them
 STEP_COPIES = 3  # of the largest trained array, while the optimizer changes it
 # Without gradients nothing is kept; of all that a layer computes for rows that are scored, or for a prompt, so much is under way
@@ -32,6 +37,8 @@ SCORED_COPIES = 3.2  # of the logits, in float32
 # whose layers carry no recurrent state: prompts of any length share a batch. engine/worker/prefix.py finds it out at load
 _DENSE = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "gemma3_text", "phi3", "granite", "cohere2", "olmo2", "glm4")
 SHARING_FAMILIES = frozenset((*_DENSE, "smollm3", "qwen3_moe", "mixtral", "gpt_oss", "deepseek_v3"))
+# whose attention takes prompts that are held once while rows decode. engine/worker/decoding.py finds it out at load
+DECODE_SHARING = SHARING_FAMILIES - {"gemma2", "deepseek_v3"}
 MEASURED_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")  # whose layers `Layers.kept` describes
 # of other families: a layer may keep more than a llama's does, such as norms after its parts, or an expert's tokens sorted
 UNKNOWN_FAMILY = 1.25
@@ -46,11 +53,12 @@ class Fit:
     decode_rows: int | None  # of a rollout at once; None: all of them
     update_peak: int
     rollout_peak: int | None  # None for supervised training
+    score_peak: int | None  # None where nothing is scored
     limit: int
 
     @property
     def peak(self) -> int:
-        return max(self.update_peak, self.rollout_peak or 0)
+        return max(self.update_peak, self.rollout_peak or 0, self.score_peak or 0)
 
     @property
     def fits(self) -> bool:
@@ -126,12 +134,9 @@ class Plan(Held):
             return 0
         return sum(m.inputs * m.outputs * self.item for m in self.adapted if m.quantised)
 
-    def logits(self, rows: int) -> int:
+    def logits(self, positions: int) -> int:
         """The head runs on completion tokens only, the softmax in float32; a 16-bit model's own logits are kept beside. Many
         positions are computed in chunks, one after the other; a trained head's gradient is then summed."""
-        return max(self._logits(one.positions) for one in self.batches(rows))
-
-    def _logits(self, positions: int) -> int:
         if self.shape is None:
             return 0
         positions, vocabulary = padded_positions(positions), self.shape.vocabulary
@@ -148,17 +153,27 @@ class Plan(Held):
         return self.trainable_bytes * (1 if rows >= self.update_rows else 2)
 
     def update_peak(self, rows: int, recomputes: bool | None = None) -> int:
-        """Everything held, and the worst of three moments. The backward pass begins: all that layers keep, and the logits or
-        what is under way in the last layer. It ends: all gradients, and one layer. The optimizer steps: gradients, the weights
-        that are watched, and copies of the largest array. Adapters' gradients are counted throughout, being small."""
+        """Everything held, and the worst of the update's moments."""
+        return self.held + max(moment.bytes for moment in self.update_moments(rows, recomputes))
+
+    def update_moments(self, rows: int, recomputes: bool | None = None) -> list[Moment]:
+        """The backward pass begins: all that layers keep, and the logits or what is under way in the last layer. It ends: all
+        gradients, and one layer. The optimizer steps: gradients, the weights that are watched, and copies of the largest array.
+        Adapters' gradients are counted throughout, being small."""
         again = self.recomputes if recomputes is None else recomputes
-        own, summed = self.trainable_bytes, self.gradients(rows) - self.trainable_bytes
-        moments = [own + min(own, WATCHED) + STEP_COPIES * self._largest - summed]
+        own, gradients = self.trainable_bytes, self.gradients(rows)
+        unborn = own if self.is_full else 0  # before the backward pass
+        plain = ("dequantised weights", self._dequantised)
+        steps = (("gradients", own), ("watched weights", min(own, WATCHED)), ("copies", STEP_COPIES * self._largest), plain)
+        moments = [Moment("as the optimizer steps", steps)]
         for one in self.batches(rows):
-            beside = self._beside(one, again)
-            begins = self._kept(one, again) + max(beside, self._logits(one.positions)) + (0 if self.is_full else own)
-            moments += [begins, own + self._last(one, again) + beside]
-        return self.held + summed + self._dequantised + max(moments)
+            beside, logits = self._beside(one, again), self.logits(one.positions)
+            most = ("logits", logits) if logits > beside else ("work under way", beside)
+            begins = (("activations", self._kept(one, again)), most, ("gradients", gradients - unborn), plain)
+            moments.append(Moment("as the backward pass begins", begins))
+            ends = (("last layer", self._last(one, again)), ("work under way", beside), ("gradients", gradients), plain)
+            moments.append(Moment("as the backward pass ends", ends))
+        return moments
 
     @cached_property
     def _largest(self) -> int:
@@ -184,16 +199,18 @@ class Plan(Held):
 
     def score_peak(self, rows: int) -> int | None:
         """Everything held, and what is under way of a forward pass; None where nothing is scored."""
-        if not self.scores:
-            return None
+        return self.held + max(moment.bytes for moment in self.score_moments(rows)) if self.scores else None
+
+    def score_moments(self, rows: int) -> list[Moment]:
+        """Of each kind of micro-batch: several layers under way, or the logits after them."""
         if self._layers is None or self.shape is None:
-            return self.held
-        peaks, vocabulary = [], self.shape.vocabulary
+            return [Moment("in a forward pass", ())]
+        moments, vocabulary = [], self.shape.vocabulary
         for one in self.batches(rows, self.config.sampling.prompts_per_step):
             at_once = min(one.positions, max(chunk_positions(vocabulary), whole_positions(vocabulary)))
-            logits = SCORED_COPIES * at_once * vocabulary * FLOAT32
-            peaks.append(round(max(SCORED * self.margin * self._layers.forward(one), logits)))
-        return self.held + max(peaks)
+            moments.append(Moment("in a forward pass", (("layers", round(SCORED * self.margin * self._layers.forward(one))),)))
+            moments.append(Moment("after a forward pass", (("logits", round(SCORED_COPIES * at_once * vocabulary * FLOAT32)),)))
+        return moments
 
     # The rollout: each prompt alone, then all rows together.
 
@@ -204,27 +221,20 @@ class Plan(Held):
             return []
         return [(self.config.sampling.prompts_per_step, self.config.sampling.group_size), (self.config.run.eval_rows, 1)]
 
-    def cached(self, rows: int, tokens: int) -> int:
-        """Keys and values of all layers; a sliding layer keeps its window only."""
-        shape = self.shape
-        if shape is None:
-            return 0
-        sliding = shape.sliding_layers if shape.window else 0
-        kept = (shape.layers - sliding) * tokens + sliding * min(tokens, shape.window or tokens)
-        return 2 * shape.kv_heads * shape.head_dim * self.item * rows * kept
+    def keys(self, prompts: int, group: int) -> KeyCache | None:
+        """What a batch of so many completions of so many prompts keeps of them; None where the sizes are unknown."""
+        sampling = self.config.sampling
+        if self.shape is None:
+            return None
+        found = KeyCache(self.shape, self.item, sampling.max_prompt_tokens, sampling.max_completion_tokens - 1, shares=False)
+        saved = saved_bytes(prompts * sampling.max_prompt_tokens, group, found.token_bytes)
+        shares = self.shape.family in DECODE_SHARING and shares_prompts(sampling.share_prompts, self.backend == "cpu", saved)
+        return replace(found, shares=shares and group > 1)
 
     def cache(self, prompts: int, group: int, rows: int | None = None) -> int:
-        """The larger of two moments, for `rows` rows at once (None: all). Once prompts are read: their own caches in whole
-        steps, these merged, and a copy for every completion. At the end: the prompt's length and whole steps for the
-        completion, one layer twice while it grows."""
-        length, new = self.config.sampling.max_prompt_tokens, self.config.sampling.max_completion_tokens - 1
-        if self.shape is None:
-            return 0
-        together = min(prompts * group, rows or prompts * group)
-        read = min(prompts, -(-together // group) + (1 if together < prompts * group else 0))
-        merged = self.cached(read, round_up(length, CACHE_STEP)) + self.cached(read, length) + self.cached(together, length)
-        grown = self.cached(together, length + round_up(new, CACHE_STEP))
-        return max(merged, grown + grown // self.shape.layers)
+        """Keys and values at their most, with `rows` rows decoded at once (None: all)."""
+        keys = self.keys(prompts, group)
+        return 0 if keys is None else keys.peak(prompts, group, min(prompts * group, rows or prompts * group))
 
     def draw_logits(self, rows: int) -> int:
         return 0 if self.shape is None else rows * self.shape.vocabulary * DRAW_COPIES * FLOAT32
@@ -237,18 +247,34 @@ class Plan(Held):
         return self.held + max((self._rolled(u, g, rows) for u, g in self.decoded), default=0)
 
     def _rolled(self, prompts: int, group: int, rows: int | None) -> int:
-        length, together = self.config.sampling.max_prompt_tokens, min(prompts * group, rows or prompts * group)
+        keys, together = self.keys(prompts, group), min(prompts * group, rows or prompts * group)
+        if keys is None:
+            return 0
+        length = keys.length
         alone = 0 if self._layers is None else READ * self.margin * self._layers.forward(Shape(1, 1, length, 0, shares=False))
-        read = self.cached(min(prompts, together), round_up(length, CACHE_STEP))
+        read = keys.plain(min(prompts, together), round_up(length, CACHE_STEP))
         return max(self.cache(prompts, group, rows) + self.draw_logits(together), read + round(alone))
 
     # What fits.
 
     def rows_within(self, limit: int, recomputes: bool | None = None) -> int:
-        """The most rows whose update stays within `limit` bytes; 1 where not even that fits or the sizes are unknown."""
+        """The most rows that are scored and trained within `limit` bytes; 1 where not even that fits or the sizes are unknown."""
         if self.shape is None:
             return 1
-        return most(self.update_rows, lambda rows: self.update_peak(rows, recomputes) <= limit)
+
+        def fits(rows: int) -> bool:
+            return self.update_peak(rows, recomputes) <= limit and (self.score_peak(rows) or 0) <= limit
+
+        return most(self.update_rows, fits) if fits(1) else 1
+
+    @property
+    def rows_of_use(self) -> int:
+        """Rows of a micro-batch beyond which more at once only take memory: those of USEFUL_TOKENS, but whole groups where one
+        has more, so that no prompt is computed twice for it."""
+        length, group = self.config.sampling.max_prompt_tokens, 1 if self.is_supervised else self.config.sampling.group_size
+        own = group if self.shares else 1
+        tokens = own * self.completion_width + length * (1 if self.shares else own)
+        return max(group, own * (USEFUL_TOKENS // tokens))
 
     def decode_rows_within(self, limit: int) -> int | None:
         """The most rows that can be decoded at once within `limit` bytes; None: all, 1 where not even that fits."""
@@ -259,11 +285,11 @@ class Plan(Held):
 
     def fit(self, limit: int) -> Fit:
         """How the run is cut to stay within `limit`. Rows of a micro-batch become fewer before layers are computed again, which
-        costs about a third of the time, while smaller micro-batches cost little."""
+        costs about a third of the time, while smaller micro-batches cost little; and there are no more than are of use."""
         own, asked = self.config.optim.micro_batch_rows, self.config.optim.grad_checkpoint
         choices = [asked] if isinstance(asked, bool) else [False, True]
-        rows = {again: own or self.rows_within(limit, again) for again in choices}
+        rows = {again: own or min(self.rows_within(limit, again), self.rows_of_use) for again in choices}
         peaks = {again: self.update_peak(rows[again], again) for again in choices}
         again = next((each for each in choices if peaks[each] <= limit), min(choices, key=peaks.__getitem__))
         decode = self.decode_rows_within(limit)
-        return Fit(rows[again], again, decode, peaks[again], self.rollout_peak(decode), limit)
+        return Fit(rows[again], again, decode, peaks[again], self.rollout_peak(decode), self.score_peak(rows[again]), limit)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 WIDTH = 8  # widths of a batch are rounded up to a multiple of this
 BATCH_TOKENS = 64  # what one batch more costs beside its tokens
@@ -50,46 +51,51 @@ def packed(groups: int, group: int, most: int, length: int, shares: bool) -> tup
 
     Whole groups stay together unless a cut inside one (its prompt is computed once more) saves batches that cost as much.
     """
-    rows = groups * group
-    if most >= rows:
-        return ((groups, rows),)
+    if most >= groups * group:
+        return ((groups, groups * group),)
     if not shares or group == 1:
-        return ((min(most, rows),) * 2,)
-    sizes = {left: _sizes(left, most, group) for left in _reached(rows, most, group)}
-    best: dict[int, tuple[int, int]] = {0: (0, 0)}  # rows that are left -> cost, rows of the batch that comes next
-    for left in sorted(sizes):
-        best[left] = min(
-            (best[left - taken][0] + BATCH_TOKENS + length * _prompts(left, taken, group), taken) for taken in sizes[left]
-        )
-    kinds, left = set(), rows
+        return ((most,) * 2,)
+    # Runs of batches that end with a group, all full but the last. A prompt is computed once, and once more for each batch of a
+    # run but its first: a run of n batches costs n x (what a batch costs + a prompt) - a prompt.
+    each, runs = BATCH_TOKENS + length, _runs(groups, group, most)
+    best = [(0, 0)]  # of so many groups: the cost, and the batches of the run that comes first; of equals the shorter
+    for left in range(1, groups + 1):
+        last = -(-left * group // most)
+        found = (last * each - length, last)
+        for batches, ended in runs:
+            if ended > left:
+                break
+            found = min(found, (best[left - ended][0] + batches * each - length, batches))
+        best.append(found)
+    chosen, left = set(), groups
     while left:
-        taken = best[left][1]
-        kinds.add((_prompts(left, taken, group), taken))
-        left -= taken
-    return tuple(sorted(kinds))
+        batches = best[left][1]
+        ended = min(left, batches * most // group)
+        chosen.add((batches, ended))
+        left -= ended
+    return tuple(sorted(set().union(*(_cut(batches, ended * group, group, most) for batches, ended in chosen))))
 
 
-def _sizes(left: int, most: int, group: int) -> set[int]:
-    """Of the next batch: as many rows as there may be, or as many as end with a group."""
-    full = min(most, left)
-    aligned = full - (full - left) % group
-    return {full, aligned} if aligned > 0 else {full}
-
-
-def _reached(rows: int, most: int, group: int) -> set[int]:
-    """How many rows can be left before a batch."""
-    found: set[int] = set()
-    waiting = {rows}
-    while waiting:
-        left = waiting.pop()
-        found.add(left)
-        waiting |= {left - taken for taken in _sizes(left, most, group)} - found - {0}
+def _runs(groups: int, group: int, most: int) -> list[tuple[int, int]]:
+    """(batches, groups that they end) of the runs that cannot be cut into shorter ones without loss: in those the last batch has
+    less room to spare than in any shorter run."""
+    found, least = [], group
+    for batches in range(1, group + 1):
+        ended, spare = divmod(batches * most, group)
+        if ended > groups:
+            break
+        if ended and spare < least:
+            least = spare
+            found.append((batches, ended))
+        if not spare:
+            break
     return found
 
 
-def _prompts(left: int, taken: int, group: int) -> int:
-    """Groups that the rows from `left - taken` to `left` belong to."""
-    return -(-left // group) - (left - taken) // group
+def _cut(batches: int, rows: int, group: int, most: int) -> set[tuple[int, int]]:
+    """(prompts, rows) of the batches of one run."""
+    cuts = [min(number * most, rows) for number in range(batches + 1)]
+    return {(-(-end // group) - begin // group, end - begin) for begin, end in pairwise(cuts)}
 
 
 def round_up(value: int, step: int) -> int:

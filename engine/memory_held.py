@@ -35,7 +35,8 @@ class Held:
         tied = self.shape is not None and self.shape.tied
         # mlx_lm drops the copy of a tied head, and the rotary frequencies that old checkpoints carry
         headers = [header for header in model_files.read_headers(self._folder) if not header.name.endswith("rotary_emb.inv_freq")]
-        self._stored = stacked([header for header in headers if not (tied and header.name.startswith("lm_head."))])
+        kept = [header for header in headers if not (tied and header.name.startswith("lm_head."))]
+        self._stored = stacked(kept, str(self._described.get("model_type")))
         self._configure(config)
 
     def changed(self, **parts: dict[str, Any]) -> Self:

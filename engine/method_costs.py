@@ -1,19 +1,21 @@
 """What each method would cost in place of a run's own: seconds of a step and peak memory, as multiples of supervised training.
 
 Every method gets the run's model, adapter, token limits and as many completions a step, and its own row of options; the run's
-own method is taken as it is configured. Supervised training learns as many rows a step as the others have completions.
+own method is taken as it is configured. Supervised training learns as many rows a step as the others have completions. Rewards
+take no part, and what measured steps of the model correct is corrected in every row alike.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from engine import hardware
+from engine import corrections, hardware
 from engine.config import ObjectiveConfig, RunConfig
 from engine.estimate import seconds_of
 from engine.hardware import Hardware
-from engine.machine_rates import Rates
+from engine.machine_rates import Correction, Rates
 from engine.memory import Plan
 from engine.methods import METHODS, Method
 from engine.models.sources import fixed
@@ -28,7 +30,7 @@ class MethodCost:
     own: bool  # the run's own method, as it is configured
     seconds: float | None  # of a step, all completions at their limit, none dropped; None: the machine's rates are not known
     seconds_most: float | None  # with every rollout that dynamic sampling may add
-    phases: dict[str, float]
+    phases: dict[str, float]  # without rewards
     peak_bytes: int
     micro_batch_rows: int
     updates: int  # of a step
@@ -36,6 +38,7 @@ class MethodCost:
     time: float | None = None
     memory: float = 1.0
     note: str = ""
+    corrected_by: Mapping[str, Correction] = field(default_factory=dict)  # the same for all rows that have the phase
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -55,7 +58,7 @@ def _row(config: RunConfig, row: Method, rates: Rates | None, known: Hardware) -
     changed, note = _in_place(config, row)
     plan = Plan(changed, known.backend)
     fit = plan.fit(limit_bytes(changed, known))
-    time = None if rates is None else seconds_of(plan, rates, fit)
+    time = None if rates is None else seconds_of(plan, rates, fit, corrections.alike(plan, rates))
     objective = None if row.objective is None else changed.resolved_objective()
     refills = 0 if objective is None else objective.dynamic_sampling
     return MethodCost(
@@ -69,6 +72,7 @@ def _row(config: RunConfig, row: Method, rates: Rates | None, known: Hardware) -
         updates=1 if objective is None else objective.updates,
         fits=fit.fits,
         note=note,
+        corrected_by={} if time is None else time.corrected_by,
     )
 
 
@@ -96,5 +100,4 @@ def _in_place(config: RunConfig, row: Method) -> tuple[RunConfig, str]:
 
 def _against(row: MethodCost, base: MethodCost) -> MethodCost:
     time = None if row.seconds is None or not base.seconds else row.seconds / base.seconds
-    fields = {**asdict(row), "time": time, "memory": row.peak_bytes / base.peak_bytes}
-    return MethodCost(**fields)
+    return replace(row, time=time, memory=row.peak_bytes / base.peak_bytes)

@@ -28,6 +28,7 @@ ITEM_BITS = {
     **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
     "F4": 4,
 }
+MXFP4_GROUP = 32
 ROUTERS = ("gate", "router", "shared_expert_gate")  # they get no adapters by default
 _LAYER = re.compile(r"^(?:.*?\.)?(?:layers|h|blocks)\.(\d+)\.(.+)$")
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")  # nothing that climbs out of a folder
@@ -266,7 +267,7 @@ def linear_modules(headers: Sequence[TensorHeader], config: Mapping[str, Any], w
         if scales is not None:  # a row holds `group_size` weights for each scale, whatever the bits
             own = quantisation.get(path) if isinstance(quantisation, dict) else None
             group_size = _size(own, "group_size") if isinstance(own, dict) else None
-            group_size = group_size or (_size(quantisation, "group_size") if isinstance(quantisation, dict) else None)
+            group_size = group_size or (_group_size(quantisation) if isinstance(quantisation, dict) else None)
             if group_size is None:
                 what = f"{header.name} is quantised, but config.json has no quantization.group_size"
                 raise InputError(what, where=where, remedy=_REMEDY)
@@ -286,6 +287,11 @@ def linear_modules(headers: Sequence[TensorHeader], config: Mapping[str, Any], w
             )
         )
     return found
+
+
+def _group_size(quantisation: Mapping[str, Any]) -> int | None:
+    """Weights that share a scale; MXFP4 has one size, which its checkpoints do not name."""
+    return _size(quantisation, "group_size") or (MXFP4_GROUP if quantisation.get("quant_method") == "mxfp4" else None)
 
 
 def adapted_modules(

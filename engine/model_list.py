@@ -173,7 +173,7 @@ def _with_peak(row: ModelRow, folder: Path, known: Hardware) -> ModelRow:
         found = estimate(config, known)
     except InputError as error:
         return replace(row, no_peak=error.what)
-    if found.activation_bytes == 0:
+    if not found.knows_sizes:
         return replace(row, no_peak="config.json does not name this family's sizes")
     return replace(row, peak_bytes=found.peak_bytes, fits=found.fits)
 

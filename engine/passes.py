@@ -14,11 +14,13 @@ from functools import cached_property
 
 from engine.chunking import whole_positions
 from engine.machine_rates import Rates
-from engine.memory import CACHE_STEP, Plan
+from engine.memory import Plan
+from engine.memory_cache import CACHE_STEP, SHARED_STEP
 from engine.model_files import LinearModule, ModelShape
 
 # Operations of a layer beside its products, forward: norms, reshapes, rope, cache, attention, activation, residuals.
 _LAYER_OPS, _DECODE_OPS = 24, 24  # the latter on top: positions that differ by row, the batch's cache
+_SHARED_OPS, _SHARED_PLAIN = 16, 6  # attention in two parts: operations on top, and numbers written for each score
 _LORA_OPS, _DORA_OPS, _LEAN_OPS = 5, 8, 3  # of each adapted module
 _HEAD_OPS, _DRAW_OPS = 14, 30
 _BACKWARD_OPS = 2  # for each forward one
@@ -31,11 +33,14 @@ _OPTIMIZER_PLAIN = 16  # of a trained number: two moments, the step, the norm, c
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Sequences that go through the layers together: each of `rows` has `new` tokens behind `before` that a cache holds."""
+    """Sequences that go through the layers together: each of `rows` has `new` tokens behind `before` that a cache holds. Of
+    these the first `shared` are held once for every `group` rows."""
 
     rows: float
     new: float
     before: float = 0.0
+    shared: float = 0.0
+    group: float = 1.0
 
     @property
     def tokens(self) -> float:
@@ -113,6 +118,8 @@ class Passes:
     def _attention(self, call: Call, gradient: bool) -> float:
         """Of one layer: scores, softmax, sum of values, and what is copied on the way."""
         shape = self.shape
+        if call.shared:
+            return self._attention_in_two_parts(call)
         new, context = call.new, call.context
         pairs = call.rows * shape.heads * new * context
         width = min(shape.head_dim, context)
@@ -125,6 +132,20 @@ class Passes:
         if call.before:
             seconds += self.plain(keys)
         return seconds
+
+    def _attention_in_two_parts(self, call: Call) -> float:
+        """The same of rows that decode one token over prompts that they share (engine/worker/shared_prompts.py)."""
+        shape, own = self.shape, call.context - call.shared
+        each = shape.heads / shape.kv_heads  # query heads of a key head, which go through a product together
+        seconds = 0.0
+        for tokens, together in ((call.shared, each * call.group), (own, each)):
+            width = min(shape.head_dim, tokens)
+            flops = 4 * call.rows * shape.heads * tokens * shape.head_dim
+            seconds += flops / self.rates.product(max(together, 1), max(width, 1), self.plan.item)
+        keys = 2 * shape.kv_heads * shape.head_dim * call.rows * (call.shared / call.group + own)
+        scores = call.rows * shape.heads * call.context
+        seconds += self._fetched(keys, keys * shape.layers * self.plan.item) + self.exponentials(scores)
+        return seconds + self.plain(keys + _SHARED_PLAIN * scores) + _SHARED_OPS * self.rates.op_seconds
 
     def _between(self, tokens: float) -> float:
         """Norms, rope, residuals, transposes and the activation of one layer."""
@@ -179,19 +200,19 @@ class Passes:
         seconds = products * self._head_product(positions) + (1 + again) * self.exponentials(numbers)
         return seconds + self.plain((3 + 4 * gradient) * numbers) + _HEAD_OPS * self.rates.op_seconds
 
-    def decode(self, rows: float, before: float, *, greedy: bool = False) -> float:
-        """One more token for each of `rows` rows, behind `before` tokens."""
-        numbers = rows * self.shape.vocabulary
+    def decode(self, call: Call, *, greedy: bool = False) -> float:
+        """One more token for each row."""
+        rows, shape = call.rows, self.shape
+        numbers = rows * shape.vocabulary
         drawn = self.exponentials(numbers) if greedy else numbers / self.rates.numbers["draw"]
         chosen = self._head_product(rows) + drawn + self.plain(2 * numbers) + (_DRAW_OPS + rows / 2) * self.rates.op_seconds
-        shape = self.shape
         turned = rows * (shape.heads + shape.kv_heads) * shape.head_dim  # rope: rows stand at positions of their own
         each = _DECODE_OPS * self.rates.op_seconds + _ROPE * turned / self.rates.numbers["norm"]
-        return self.forward(Call(rows, 1, before), lean=True) + shape.layers * each + chosen
+        return self.forward(call, lean=True) + shape.layers * each + chosen
 
-    def copied(self, rows: float, before: float, new: float) -> float:
-        """Of copying the cache of `rows` rows, when rows leave the batch or begin in it: each has room for whole CACHE_STEPs."""
-        slots = before + -(-new // CACHE_STEP) * CACHE_STEP
+    def copied(self, rows: float, before: float, new: float, *, shares: bool) -> float:
+        """Of copying the cache of `rows` rows, when rows leave the batch or begin in it: it has room for whole steps."""
+        slots = -(-new // SHARED_STEP) * SHARED_STEP if shares else before + -(-new // CACHE_STEP) * CACHE_STEP
         shape = self.shape
         return 2 * rows * shape.layers * shape.kv_heads * shape.head_dim * slots / self.rates.numbers["norm"]
 

@@ -18,7 +18,7 @@ def placed(
     """The rewards with absolute paths, and with the run's own limit where soft_overlong does not name one."""
     made = []
     for reward in rewards:
-        options = {name: absolute(value) if _is_path(name, value) else value for name, value in reward.options.items()}
+        options = {name: absolute(value) if is_path(name, value) else value for name, value in reward.options.items()}
         if reward.name == SOFT_OVERLONG and reward.file is None and options.get("max_tokens") is None:
             options["max_tokens"] = sampling.max_completion_tokens
         made.append(reward.model_copy(update={"file": absolute(reward.file), "options": options}))
@@ -33,6 +33,6 @@ def refusal(rewards: Sequence[RewardConfig], objective: Objective) -> InputError
     return None
 
 
-def _is_path(option: str, value: Any) -> bool:
-    """A judge's cache and a schema's file are paths; JSON text and a number of tokens are none."""
+def is_path(option: str, value: Any) -> bool:
+    """Whether an option's value names a file: a judge's cache and a schema's file do, JSON text and a number of tokens do not."""
     return isinstance(value, str) and (option == "cache" or (option == "schema" and value.endswith(".json")))

@@ -83,6 +83,11 @@ class SamplingConfig(Section):
         512, ge=1, description="completions are cut here; sft: limit of a row from its first target on, longer rows are left out"
     )
     temperature: float = Field(1.0, gt=0, description="of the sampling distribution, which is also the one that is scored")
+    share_prompts: Literal["auto"] | bool = Field(
+        "auto",
+        description="completions of one prompt hold its keys and values together while they decode; auto: on a CPU, and on a GPU "
+        "where it spares a layer 16 MiB",
+    )
 
 
 class ObjectiveConfig(Section):
@@ -155,7 +160,11 @@ class OptimConfig(Section):
     )
     eps: float = Field(1.0e-8, gt=0, description="added to the root of Adam's second moment")
     max_nonfinite: int = Field(3, ge=1, description="updates in a row with a loss or gradient that is not finite end the run")
-    micro_batch_rows: int | None = Field(None, ge=1, description="rows of one forward and backward pass; null: as many as fit")
+    micro_batch_rows: int | None = Field(
+        None,
+        ge=1,
+        description="rows of one forward and backward pass; null: as many as fit and are of use (about 8,192 tokens)",
+    )
     grad_checkpoint: Literal["auto"] | bool = Field(
         "auto",
         description="the backward pass computes each layer again: less memory, about a third more time; auto: only where the "
@@ -171,7 +180,10 @@ class RunSection(Section):
     checkpoint_every: int = Field(25, ge=1, description="steps between checkpoints; one is also due every checkpoint_minutes")
     checkpoint_minutes: float = Field(10.0, gt=0)
     memory_limit_gb: float | None = Field(
-        None, gt=0, description="gigabytes (10^9 bytes) that the run may use; null: what this machine lets a program use"
+        None,
+        gt=0,
+        description="gigabytes (10^9 bytes) that the run's arrays may use, and with them the freed buffers that mlx keeps for "
+        "reuse: these get what is left beside the planned peak, at least 32 MiB; null: what this machine lets a program use",
     )
     keep_checkpoints: int = Field(3, ge=1, description="older checkpoints are deleted")
     name: str | None = Field(None, description="the run's name; null: made from method and model")

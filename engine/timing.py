@@ -9,84 +9,21 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from typing import Any
+from dataclasses import replace
+from functools import cached_property, partial
 
-from engine.machine_rates import Rates
+from engine.machine_rates import Correction, Rates
 from engine.memory import WIDTH, Plan
 from engine.methods import method
 from engine.model_files import ModelShape
 from engine.objective import Objective
 from engine.passes import Call, Passes
+from engine.time_plan import Lengths, Packed, TimePlan
 
 PHASES = ("rollout", "reward", "score", "update")
 _SHRINK = 0.75  # finished rows leave the batch when no more than this share still runs
 _SAMPLES = 24  # positions at which a decoding's cost is worked out
-_JUDGED = "reward per completion"  # among the corrections: seconds, not a ratio
-
-
-@dataclass(frozen=True, slots=True)
-class Packed:
-    """A micro-batch: so many prompts and completions, each padded to the widest, and the completion tokens that count."""
-
-    prompts: int
-    prompt_tokens: int
-    rows: int
-    width: int
-    positions: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lengths:
-    """Tokens of a step's rows: of each prompt, and of each completion, group after group."""
-
-    prompts: tuple[int, ...]
-    completions: tuple[int, ...]
-    # the micro-batches of each update, and those of a scoring, as they were; None: every row, as the plan would pack them
-    updates: tuple[tuple[Packed, ...], ...] | None = None
-    scored: tuple[Packed, ...] | None = None
-
-
-@dataclass(frozen=True)
-class TimePlan:
-    """Seconds of a run, phase by phase. `evaluation` and `checkpoint` are those of one."""
-
-    phases: Mapping[str, float]  # of a step: rollout, reward, score, update; those that the method has
-    prefill: float  # a part of the rollout, as is the next
-    decode: float
-    evaluation: float
-    checkpoint: float
-    steps: int
-    evaluations: int
-    checkpoints: int
-    tokens: int  # completion tokens of a step
-    refill: float  # of one more rollout that dynamic sampling may take, for all prompts
-    corrected_by: Mapping[str, float] = field(default_factory=dict)  # measured over predicted, where that is known
-
-    @property
-    def step(self) -> float:
-        return sum(self.phases.values())
-
-    @property
-    def run(self) -> float:
-        """All steps, evaluations and checkpoints; loading the model is not among them."""
-        return self.steps * self.step + self.evaluations * self.evaluation + self.checkpoints * self.checkpoint
-
-    @property
-    def longest(self) -> str:
-        """The phase of a step that takes longest."""
-        return max(self.phases, key=lambda name: self.phases[name])
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Completion tokens of a step over its seconds."""
-        return self.tokens / self.step
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        totals = {"step": self.step, "run": self.run, "longest": self.longest, "tokens_per_second": self.tokens_per_second}
-        return {**asdict(self), **totals}
+_REWARD = "reward"
 
 
 def time_plan(
@@ -94,35 +31,28 @@ def time_plan(
     rates: Rates,
     micro_batch_rows: int,
     lengths: Lengths | None = None,
-    corrections: Mapping[str, float] | None = None,
+    corrections: Mapping[str, Correction] | None = None,
     decode_rows: int | None = None,
     recomputes: bool | None = None,
 ) -> TimePlan | None:
-    """The seconds of the plan's run; None where config.json does not name the family's sizes. `corrections` are factors by
-    phase, and seconds of rewards for each completion, from a step that was measured; `decode_rows` and
-    `recomputes` (None: as the config says) are those of the plan's Fit."""
+    """The seconds of the plan's run; None where config.json does not name the family's sizes. `corrections` are what was
+    measured of its phases and rewards; `decode_rows` and `recomputes` (None: as the config says) are those of the plan's Fit."""
     if plan.shape is None:
         return None
     again = plan.recomputes if recomputes is None else recomputes
     return _Timing(plan, plan.shape, rates, micro_batch_rows, decode_rows, again, lengths, corrections or {}).plan_of_run()
 
 
-def correction_name(plan: Plan) -> str:
-    """Under which measured ratios are kept: the family, the adapter's type, and the bytes of an activation."""
-    family = "unknown" if plan.shape is None else plan.shape.family
-    kind = "sft" if method(plan.config.method).kind == "sft" else "rl"
-    quantised = " quantised" if any(module.quantised for module in plan.modules) else ""
-    return f"{family} {plan.config.adapter.type} {kind} {plan.item} bytes{quantised}"
-
-
-def ratios(measured: Mapping[str, float], predicted: TimePlan, completions: int) -> dict[str, float]:
-    """What `time_plan` takes as corrections, from a measured step and the prediction with its lengths."""
+def measured_corrections(measured: Mapping[str, float], predicted: TimePlan, completions: int, by: str) -> dict[str, Correction]:
+    """What `time_plan` takes as corrections, from a step's measured seconds and the prediction with its lengths; `by` says which
+    step it was."""
     found = {
-        name: measured[name] / seconds for name, seconds in predicted.phases.items() if seconds > 0 and measured.get(name, 0) > 0
+        name: Correction(by, factor=measured[name] / seconds)
+        for name, seconds in predicted.phases.items()
+        if name != _REWARD and seconds > 0 and measured.get(name, 0) > 0
     }
-    if measured.get("reward") and completions:
-        found = {name: value for name, value in found.items() if name != "reward"}
-        found[_JUDGED] = measured["reward"] / completions
+    if measured.get(_REWARD) and completions:
+        found[_REWARD] = Correction(by, seconds_per_completion=measured[_REWARD] / completions)
     return found
 
 
@@ -138,7 +68,7 @@ class _Timing:
         decode_rows: int | None,
         recomputes: bool,
         lengths: Lengths | None,
-        corrections: Mapping[str, float],
+        corrections: Mapping[str, Correction],
     ) -> None:
         self.plan, self.shape, self.rates = plan, shape, rates
         self.passes = Passes(plan, shape, rates)
@@ -161,15 +91,13 @@ class _Timing:
         return max(1, len(self.lengths.completions) // max(1, len(self.lengths.prompts)))
 
     def plan_of_run(self) -> TimePlan:
-        prefill = decode = score = reward = 0.0
+        prefill = decode = reward = 0.0
         rows = [(self.lengths.prompts[place // self.group], new) for place, new in enumerate(self.lengths.completions)]
-        by = self.corrections.get
-        phases = {"update": self._updates(rows) * by("update", 1.0)}
+        phases = {"update": self._updates(rows) * self._factor("update")}
         if not self.is_supervised:
             prefill, decode = self._prefill(self.lengths.prompts), self._decode(rows)
-            prefill, decode = prefill * by("rollout", 1.0), decode * by("rollout", 1.0)
-            score = self._scores(rows) * by("score", by("update", 1.0))
-            reward = by(_JUDGED, 0.0) * len(rows)
+            prefill, decode = prefill * self._factor("rollout"), decode * self._factor("rollout")
+            score, reward = self._scores(rows) * self._factor("score"), self._judged * len(rows)
             phases = {"rollout": prefill + decode, "reward": reward, "score": score, **phases}
         section = self.section
         whole = section.steps // section.eval_every + bool(section.steps % section.eval_every)
@@ -185,8 +113,16 @@ class _Timing:
             checkpoints=1 + kept,
             tokens=sum(self.lengths.completions),
             refill=prefill + decode + reward if self.objective.dynamic_sampling else 0.0,
-            corrected_by={name: value for name, value in self.corrections.items() if name != _JUDGED},
+            corrected_by={name: found for name, found in self.corrections.items() if phases.get(name)},
         )
+
+    def _factor(self, phase: str) -> float:
+        return self.corrections[phase].factor if phase in self.corrections else 1.0
+
+    @property
+    def _judged(self) -> float:
+        """Seconds of a completion's rewards; 0 where they are not known."""
+        return self.corrections[_REWARD].seconds_per_completion if _REWARD in self.corrections else 0.0
 
     # The rollout.
 
@@ -200,25 +136,35 @@ class _Timing:
         if not rows:
             return 0.0
         before = sum(prompt for prompt, _ in rows) / len(rows)
+        shared = before if self._shares and not greedy else 0.0  # an evaluation has one completion of each prompt
+        copied = partial(self.passes.copied, before=before, shares=shared > 0)
         ends = sorted(new for _, new in rows)
         if self.decode_rows is not None and self.decode_rows < len(rows):  # rows that wait take the places of those that are done
             mean = sum(ends) / len(ends)
-            return self._positions(self.decode_rows, before, 0, round(mean), greedy) * len(rows) / self.decode_rows
-        seconds, start, running = self.passes.copied(len(ends), before, ends[-1]), 0, len(ends)
+            seconds = self._positions(Call(self.decode_rows, 1, before, shared, self.group), 0, round(mean), greedy)
+            return seconds * len(rows) / self.decode_rows
+        seconds, start, running = copied(len(ends), new=ends[-1]), 0, len(ends)
         for end in sorted(set(ends)):
             left = len(ends) - bisect_right(ends, end)
             if left <= _SHRINK * running:
-                seconds += self._positions(running, before, start, end, greedy)
-                seconds += self.passes.copied(left, before, ends[-1])
+                prompts = len(rows) / self.group  # each with fewer rows, in the mean
+                call = Call(running, 1, before, shared, max(running / prompts, 1.0))
+                seconds += self._positions(call, start, end, greedy) + copied(left, new=ends[-1])
                 start, running = end, left
         return seconds
 
-    def _positions(self, rows: int, before: float, start: int, end: int, greedy: bool) -> float:
+    @cached_property
+    def _shares(self) -> bool:
+        sampling = self.plan.config.sampling
+        keys = self.plan.keys(sampling.prompts_per_step, sampling.group_size)
+        return keys is not None and keys.shares
+
+    def _positions(self, call: Call, start: int, end: int, greedy: bool) -> float:
         """Positions `start` to `end` of a batch that stays: the cost is worked out at some of them."""
         count = end - start
         some = min(count, _SAMPLES)
-        places = [before + start + (place + 0.5) * count / some for place in range(some)]
-        return count * sum(self.passes.decode(rows, place, greedy=greedy) for place in places) / some
+        places = [call.before + start + (place + 0.5) * count / some for place in range(some)]
+        return count * sum(self.passes.decode(replace(call, before=place), greedy=greedy) for place in places) / some
 
     # Scores and updates.
 
@@ -257,6 +203,8 @@ class _Timing:
         is_old = objective.old == "trainer" and (objective.updates > 1 or in_reward)
         batches = self._packed(rows) if self.lengths.scored is None else self.lengths.scored
         seconds = self._scored(batches) if is_old or objective.entropy_quantile < 1 else 0.0
+        if objective.updates == objective.minibatches and objective.entropy_quantile == 1 and not in_reward:
+            seconds *= 1 - 1 / objective.updates  # the first update's ratio needs no old policy
         if objective.beta:
             seconds += self._scored(batches, adapter=self.plan.is_full or bool(objective.ref_sync_every))
         return seconds
@@ -292,9 +240,9 @@ class _Timing:
             for place in range(count)
         ]
         if self.is_supervised:
-            return self._scored(self._packed(rows)) * self.corrections.get("update", 1.0)
+            return self._scored(self._packed(rows)) * self._factor("update")
         decoded = self._prefill([length for length, _ in rows]) + self._decode(rows, greedy=True)
-        return decoded * self.corrections.get("rollout", 1.0) + self.corrections.get(_JUDGED, 0.0) * count
+        return decoded * self._factor("rollout") + self._judged * count
 
     def _checkpoint(self) -> float:
         """What is trained, its optimizer's state, and the best adapter so far."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import sys
 from collections.abc import Iterator
@@ -22,30 +23,14 @@ if _openblas is not None:
     ctypes.CDLL(str(_openblas), mode=ctypes.RTLD_GLOBAL)
 
 
-# With the others over ten minutes on two slow cores: `make test` runs them, the run for every change leaves them out.
-LONG = (
-    "tests/worker/test_bandits.py",
-    "tests/worker/test_canaries.py",
-    "tests/worker/test_equivalences.py",
-    "tests/worker/test_gradients.py",
-    "tests/worker/test_logprobs.py",
-    "tests/worker/test_objective_options.py",
-    "tests/export/",
-    "tests/test_bench.py",
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is long."""
-    for item in items:
-        if item.nodeid.startswith(LONG):
-            item.add_marker(pytest.mark.long)
+_homes = itertools.count()
 
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """DROID_TUNE_HOME in a fresh folder, inherited by every process that the test starts."""
-    home = tmp_path_factory.mktemp("droid-tune-home")
+    home = tmp_path_factory.getbasetemp() / "homes" / str(next(_homes))  # mktemp reads the names of all folders before it
+    home.mkdir(parents=True)
     monkeypatch.setenv("DROID_TUNE_HOME", str(home))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return home
@@ -58,3 +43,11 @@ def warm_workers() -> Iterator[None]:
 
     with warm.workers():
         yield
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], warm_workers: None) -> object:
+    """The command line in this process (tests.support.cli.Command)."""
+    from tests.support.cli import in_process  # deferred: few tests need all that it loads
+
+    return in_process(monkeypatch, capfd)

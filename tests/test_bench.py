@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
+import subprocess
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
-from engine import machine_load, methods
+from engine import machine_load, methods, provenance
 from engine.cli import bench as verb
 from engine.cli import bench_app, bench_lines
 from engine.errors import InputError
 from engine.types import Rollout
-from engine.worker import bench_model, benching
+from engine.worker import bench_attention, bench_model, benching
+from engine.worker.batching import Row, pack
 from engine.worker.bench_journal import Meter, journal
 from engine.worker.bench_model import Settings
 from engine.worker.bench_rollout import require_whole
+from engine.worker.bench_sft import sft
 from engine.worker.bench_timing import Clock, Part, Timed, alternate
 from engine.worker.bench_update import BareUpdate, gradient_difference, require_all
 from engine.worker.blank import Shape, write_blank_model
 from engine.worker.guard import MemoryGuard
+from engine.worker.logprobs import completion_logprobs
 from engine.worker.model import Policy
 from engine.worker.supervised import SupervisedTask
 from engine.worker.work import StepWork
-from tests.bench import peer, readme
 
 SMALL: dict[str, Any] = {"prompts": 2, "group": 2, "prompt_tokens": 24, "max_tokens": 6, "rank": 2, "repeats": 1}
 LOAD = {"seconds": 1.0, "others_cores": 0.0, "cores": 2, "loadavg_before": 0.1, "loadavg_after": 0.2}
@@ -61,18 +68,23 @@ def test_every_part_has_its_figures_and_the_same_gradient_as_the_bare_loop(model
     benching.bench({"parts": ["rollout", "step", "sft"], "model": str(model), "blank": "", "settings": settings}, told.append)
     found = {line["part"]: line["found"] for line in told if line["event"] == "part"}
     assert [line["model"]["dtype"] for line in told if line["event"] == "model"] == ["float32"]
-    assert set(found["rollout"]["sides"]) == {"ours", "bare", "bare_adapter"}
+    assert set(found["rollout"]["sides"]) == {"ours", "apart", "bare", "bare_adapter"}
     for figures in found["rollout"]["sides"].values():
         assert set(figures) == {"prefill", "decode", "whole"}
         # 4 rows of 24 prompt tokens; 5 tokens of each after the first; 6 in all
         for part, tokens in (("prefill", 96), ("decode", 20), ("whole", 24)):
             assert figures[part]["tokens_per_second"] * figures[part]["seconds"] == pytest.approx(tokens)
-    assert set(found["rollout"]["speed"]) == {"bare", "bare_adapter"}
+    assert set(found["rollout"]["speed"]) == {"apart", "bare", "bare_adapter"}
     step = found["step"]
     assert list(step["ours"]) == ["rollout", "reward", "update", "whole"]
     assert set(step["bare"]) == set(step["time"]) | {"rollout"} == {"rollout", "update", "whole"}
     assert set(step["beta"]) == {"0", "0.04", "time", "cpu_time", "more_peak_bytes"}
     assert [row["max_tokens"] for row in step["lengths"]] == [3, 6]
+    for row in step["lengths"]:  # 4 rows whose widths are rounded up to 8, and two prompts of 24
+        assert (row["micro_batches"], row["computed_tokens"], row["recomputes"]) == ([4], 4 * 8 + 2 * 24, False)
+        costs, each = row["milliseconds_per_token"], row["milliseconds_per_computed_token"]
+        assert costs["attention"] > 0 and costs["update_apart"] == pytest.approx(costs["update"] - costs["attention"])
+        assert each["update"] * 80 == pytest.approx(costs["update"] * 4 * row["max_tokens"])
     assert found["sft"]["target_tokens"] == 6
     for part in found.values():
         for name, value in numbers({**part, "load": None, "beta": None}).items():
@@ -112,6 +124,38 @@ def test_a_gradient_that_is_not_the_same_is_found(policy: Policy, tmp_path: Path
     assert gradient_difference(policy, task, heavier, bare) == pytest.approx(1e-3, rel=0.02)
     bare.at_once = 3  # 4 rows in two passes of the floor: the same sum
     assert gradient_difference(policy, task, batches, bare) < 1e-5
+
+
+def test_a_bench_is_cut_as_its_settings_say(policy: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers computed again, and one row at a time, as a run with these settings; neither by default. Asked for where a layer
+    cannot be computed again: one message."""
+    settings = Settings(**{**SMALL, "method": "sft", "bare": False, "warm": False})
+    plain = sft(policy, settings, lambda text: None)
+    assert (plain["micro_batch_rows"], plain["recomputes"]) == (4, False)
+    cut = replace(settings, micro_batch_rows=1, grad_checkpoint=True)
+    found = sft(policy, cut, lambda text: None)
+    assert (found["micro_batch_rows"], found["recomputes"], policy.recomputes) == (1, True, True)
+    assert found["ours"]["peak_bytes_above_weights"] < plain["ours"]["peak_bytes_above_weights"]
+    assert sft(policy, settings, lambda text: None)["recomputes"] is policy.recomputes is False
+    monkeypatch.setattr(bench_model.recompute, "is_exact", lambda policy: False)
+    with pytest.raises(InputError, match="cannot be computed again"):
+        sft(policy, cut, lambda text: None)
+
+
+def test_the_calls_of_attention_are_those_of_the_update(policy: Policy) -> None:
+    """2 layers, 4 heads of 8: two prompts by themselves, [24, 24], and 7 positions of 4 rows on their keys, [7, 24 + 7]."""
+    rows = [Row(place, (1 + place // 2,) * 24, (3,) * 8) for place in range(4)]
+    own = mx.fast.scaled_dot_product_attention
+    found = bench_attention.calls(lambda batch: completion_logprobs(policy, batch, 1.0), pack(rows, 4, sharing=policy.sharing))
+    assert mx.fast.scaled_dot_product_attention is own
+    assert {(call.queries[0], call.keys[0], call.mask): times for call, times in found.items()} == {
+        ((2, 4, 24, 8), (2, 4, 24, 8), "causal"): 2,
+        ((4, 4, 7, 8), (4, 4, 31, 8), "causal"): 2,
+    }
+    call = next(iter(found))
+    masked = replace(call, mask=((24, 24), mx.bool_), sinks=((4,), mx.float32))  # as families with a window and sinks ask
+    part = bench_attention.cost(Counter({call: 1, masked: 3}), 1, recomputes=True)
+    assert part.seconds > 0 and part.cpu_seconds >= 0 and bench_attention.cost(Counter(), 1, False) == Part(0.0, 0.0, 0)
 
 
 def test_prompts_and_replies_are_different_and_of_one_length(policy: Policy) -> None:
@@ -180,6 +224,31 @@ def test_ratios_are_medians_of_neighbours() -> None:
     assert found.peak("ours") == 25 and found.peak("bare", "b") == 2
 
 
+def test_watching_is_one_figure_with_the_windows_beside_it() -> None:
+    """Steps of 1, 3 s and 4, 4 s without, 2, 2 and 5, 5 s with: medians 3.5 and 3.5, so 1; the pairs say 2/2 and 5/4."""
+    found = bench_app.slowdown([([1, 3], [2, 2]), ([4, 4], [5, 5])])
+    assert found["step_seconds"] == {"without": 3.5, "with": 3.5} and found["slowdown"] == 1
+    assert found["slowdown_by_pair"] == [1, 1.25] and found["steps"] == {"without": 4, "with": 4}
+    app = {"windows": 2, "window_seconds": 1.0, "share_of_one_core": 0.02, "share_most": 0.03, "start_cpu_seconds": 1.0}
+    shown = "\n".join(drawn({"app": {**app, **found, "load": LOAD}}))
+    assert "3.500 s with it, 3.500 s without: 1.00 times; between neighbouring windows 1.00 to 1.25" in shown
+
+
+def test_a_result_says_what_it_was_taken_with(tmp_path: Path) -> None:
+    """Version, date, machine, and the commit of a checkout: none where there is no checkout, -dirty where files differ."""
+    found = provenance.provenance()
+    assert found["versions"]["droid-tune"] and found["machine"]["cores"] > 0 and found["date"].startswith("2")
+    assert "revision" in found and provenance.revision(tmp_path) is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for arguments in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "one"]):
+        (tmp_path / "file").write_text("one")
+        subprocess.run([*git, *arguments], check=True)
+    commit = provenance.revision(tmp_path)
+    assert commit is not None and re.fullmatch("[0-9a-f]{7,}", commit)
+    (tmp_path / "file").write_text("two")
+    assert provenance.revision(tmp_path) == f"{commit}-dirty"
+
+
 def test_sides_take_turns_after_a_warm_up() -> None:
     order: list[str] = []
 
@@ -214,7 +283,7 @@ def test_the_machine_is_idle_when_others_use_no_more_than_a_tenth_of_a_core() ->
     assert machine_load.ps_seconds(["0:01.50", "1:00:00", "2-00:00:01"]) == 1.5 + 3600 + 2 * 86400 + 1
     load = machine_load.Load(**LOAD)
     assert load.idle and machine_load.sentence(load).startswith("idle machine")
-    assert "busy machine" in machine_load.sentence(replace(load, others_cores=0.3))
+    assert "busy machine, trust the CPU-time ratios" in machine_load.sentence(replace(load, others_cores=0.3))
     assert not replace(load, others_cores=None).idle
     assert machine_load.cpu_seconds(os.getpid()) > 0
 
@@ -226,6 +295,8 @@ def test_one_argument_is_a_part_or_a_model(tmp_path: Path) -> None:
     assert verb.chosen(None, None) == (verb.PARTS, None)
     assert verb.chosen("step", "demo") == (("step",), "demo")
     assert verb.chosen("demo", None) == (verb.ON_MODEL, "demo")
+    said = inspect.signature(verb.bench, eval_str=True).parameters["part"].annotation.__metadata__[0].help
+    assert said == "rollout, step, sft, journal, app; without one all, of a MODEL rollout, step, sft."
     for part, model, what in (("rolout", None, "no part 'rolout'"), ("x", "demo", "no part 'x'"), ("app", "demo", "embedded")):
         with pytest.raises(InputError, match=what):
             verb.chosen(part, model)
@@ -256,69 +327,13 @@ def test_the_verb_asks_a_worker_and_prints_json(model: Path, capsys: pytest.Capt
     verb.bench("sft", str(model), **SMALL, method="sft", as_json=True)
     said = capsys.readouterr()
     found = json.loads(said.out)
+    assert "revision" in found and found["versions"]["mlx"] and found["machine"]["chip"]
     assert found["sft"]["rows"] == 4 and found["settings"]["prompts"] == 2 and found["model"]["parameters"] > 0
     assert "sft: bare, 1 of 1" in said.err
 
 
-@pytest.mark.long
 async def test_the_app_is_watched_beside_a_live_run() -> None:
     found = await bench_app.app(0.5, 1, lambda text: None)
     assert found["steps"]["without"] >= bench_app.LEAST_STEPS and found["steps"]["with"] >= bench_app.LEAST_STEPS
     assert 0 < found["share_of_one_core"] < 1 and found["start_cpu_seconds"] > 0 and found["slowdown"] > 0
     assert drawn({"app": found})
-
-
-# Result files.
-
-
-def side(seconds: float, rollout: float) -> dict[str, float]:
-    cpu = {"cpu_seconds": 2 * seconds, "rollout_cpu_seconds": rollout}
-    return {"seconds": seconds, "rollout_seconds": rollout, "tokens": 100, "peak_bytes_above_weights": 3_000_000, **cpu}
-
-
-def test_the_peer_is_compared_round_by_round() -> None:
-    """Steps 8/1, 9/3, 8/2: the median of 8, 3 and 4 is 4. Rollouts 4/1 in two rounds of three: 4, and 100 tokens in 1 s."""
-    rounds = [
-        {"ours": side(1, 1), "peer_default": side(8, 4)},
-        {"ours": side(3, 1), "peer_default": side(9, 4)},
-        {"ours": side(2, 1), "peer_default": side(8, 6)},
-    ]
-    found = peer.summary(rounds)
-    assert found["times_as_fast"]["peer_default"]["step"] == found["times_as_fast"]["peer_default"]["step_by_cpu"] == 4
-    assert found["times_as_fast"]["peer_default"]["rollout"] == 4
-    assert found["sides"]["ours"] == {"step_seconds": 2, "rollout_tokens_per_second": 100, "peak_bytes_above_weights": 3_000_000}
-
-
-def test_readme_is_made_of_the_results(tmp_path: Path) -> None:
-    common = {
-        "date": "2026-11-22T16:30:00+01:00",
-        "machine": {"chip": "Apple M2", "cores": 8, "backend": "metal"},
-        "settings": {"prompts": 4, "group": 8, "prompt_tokens": 160, "max_tokens": 64, "rank": 8},
-        "model": {"name": "small", "folder": "small", "parameters": 135e6, "dtype": "float32"},
-        "load": {**LOAD, "others_cores": 0.05},
-    }
-    times = {"rollout": 9.5, "step": 6.25}
-    sides = {
-        name: {"rollout_tokens_per_second": 100, "step_seconds": 2, "peak_bytes_above_weights": 5e6}
-        for name in ("ours", "peer_best")
-    }
-    (tmp_path / "peer-small.json").write_text(
-        json.dumps(
-            {**common, "kind": "peer", "peer": "mlx-lm-lora 5.10.2", "times_as_fast": {"peer_best": times}, "sides": sides}
-        )
-    )
-    costs = [{"max_tokens": 64, "milliseconds_per_token": {"whole": 1.5}}]
-    step = {"time": {"update": 0.4, "whole": 0.3}, "gradient_difference": 2e-6, "lengths": costs}
-    (tmp_path / "bench-small.json").write_text(json.dumps({**common, "step": step, "journal": {"share_of_cpu": 0.014}}))
-    speed = {"speed": {"bare": {"decode": 0.9, "whole": 1.5}}}
-    (tmp_path / "bench-small-rollout.json").write_text(json.dumps({**common, "rollout": speed}))
-    text = "\n".join(readme.lines(readme.read(tmp_path)))
-    for part in (
-        "| 0.90 | 1.50 | 0.40 | 0.30 | – | 2e-06 |",
-        "| 9.50 | 6.25 | 100 / 100 |",
-        "64 tokens |",
-        "1.4% of a run's CPU",
-        "Nothing else ran there",
-    ):
-        assert part in text, text
-    assert readme.lines([]) == []

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,55 +24,12 @@ from typer.testing import CliRunner
 
 from engine.cli.app import app
 from engine.share import demo_model
+from tests.support.cli import COMMAND, ROWS, Command, answer, droid_tune, settings
 from tests.support.live import DEADLINE_SECONDS, await_condition, await_event
-from tui.__main__ import main as console_script
 
-COMMAND = [sys.executable, "-P", "-m", "tui"]
 SMALL = ("run.steps=2", "run.eval_rows=8", "run.checkpoint_every=1")
-SMALL_RL = (*SMALL, "sampling.prompts_per_step=4", "sampling.group_size=4")
-
-
-def droid_tune(home: Path, *arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command line with its own home; DROID_TUNE_HOME/runs holds its runs."""
-    return subprocess.run(
-        [*COMMAND, *arguments],
-        env={**os.environ, "DROID_TUNE_HOME": str(home), "COLUMNS": "200"},
-        cwd=cwd or home,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-        check=False,
-    )
-
-
-Command = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], warm_workers: None) -> Command:
-    """As droid_tune, in this process: what the console script calls, with its arguments, environment, folder and streams."""
-
-    def run(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-        capfd.readouterr()
-        with monkeypatch.context() as patch, pytest.raises(SystemExit) as left:
-            patch.setattr(sys, "argv", ["droid-tune", *arguments])
-            patch.setenv("DROID_TUNE_HOME", str(home))
-            patch.setenv("COLUMNS", "200")
-            patch.chdir(home)
-            console_script()
-        assert isinstance(left.value.code, int)
-        return subprocess.CompletedProcess(arguments, left.value.code, *capfd.readouterr())
-
-    return run
-
-
-def settings(*pairs: str) -> list[str]:
-    return [part for pair in pairs for part in ("--set", pair)]
-
-
-def answer(done: subprocess.CompletedProcess[str]) -> Any:
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+FEW = "data.train=datasets/arithmetic-train.jsonl[:64]"
+SMALL_RL = (*SMALL, FEW, "sampling.prompts_per_step=4", "sampling.group_size=4")
 
 
 @pytest.mark.parametrize("recipe", ["sft", "grpo", "dr_grpo", "gspo"])
@@ -111,75 +67,13 @@ def answered(adapter: str, prompt: str) -> str:
     return mlx_lm.generate(model, tokenizer, asked, max_tokens=8)
 
 
-ROWS = '{"prompt": "1+1?", "answer": "2"}\n{"prompt": "1+2?", "answer": "3"}\n{"prompt": "2+2?", "answer": "4"}\n'
-BAD = {  # what is wrong -> (config changes, what the message must hold)
-    "missing file": ({"data": "{train: nowhere.jsonl}"}, ["nowhere.jsonl"]),
-    "empty file": ({"data": "{train: empty.jsonl}"}, ["empty.jsonl"]),
-    "no json": ({"data": "{train: broken.jsonl}"}, ["broken.jsonl", "2"]),
-    "unknown key": ({"optim": "{learning_rat: 1.0e-5}"}, ["learning_rat", "learning_rate"]),
-    "unknown method": ({"method": "grpoo"}, ["grpoo", "grpo"]),
-    "no model": ({"model": "folder"}, ["folder", "config.json"]),
-    "reward import": ({"rewards": "[{name: f, file: bad.py}]"}, ["bad.py", "nonexistent_module"]),
-    "unknown reward": ({"rewards": "[{name: anser}]"}, ["anser", "answer"]),
-    "too many mini-batches": (
-        {"objective": "{minibatches: 9}", "sampling": "{prompts_per_step: 4}"},
-        ["mini-batches", "9", "prompts_per_step"],
-    ),
-    "value of a wrong type": ({"run": "{steps: many}"}, ["run.steps", "many"]),
-    "no number": ({"optim": "{learning_rate: .nan}"}, ["optim.learning_rate", "finite"]),
-    "no row is short enough": ({"sampling": "{max_prompt_tokens: 1}"}, ["rows.jsonl", "max_prompt_tokens"]),
-    "adapter that fits nothing": ({"adapter": "{keys: [nothing]}"}, ["adapter.keys"]),
-    "illegal combination": ({"objective": "{surrogate: cispo, ratio: sequence}"}, ["objective.ratio"]),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_one_message_with_exit_code_2_and_leaves_no_run(tmp_path: Path, here: Command, name: str) -> None:
-    assert_refused(tmp_path, write_bad(tmp_path, name), here)
-
-
-def test_the_command_itself_refuses_bad_input(tmp_path: Path) -> None:
-    """As a process: exit status and streams."""
-    assert_refused(tmp_path, write_bad(tmp_path, "unknown key"), droid_tune)
-
-
-def write_bad(folder: Path, name: str) -> list[str]:
-    """config.yaml and its files; what the message must hold."""
-    changes, expected = BAD[name]
-    (folder / "rows.jsonl").write_text(ROWS)
-    (folder / "empty.jsonl").write_text("")
-    (folder / "broken.jsonl").write_text('{"prompt": "1+1?", "answer": "2"}\n{"prompt": \n')
-    (folder / "bad.py").write_text("import nonexistent_module\n")
-    (folder / "folder").mkdir()
-    config = {"model": "demo", "method": "grpo", "data": "{train: rows.jsonl}", "rewards": "[{name: answer}]", **changes}
-    (folder / "config.yaml").write_text("".join(f"{key}: {value}\n" for key, value in config.items()))
-    return expected
-
-
-def assert_refused(folder: Path, expected: list[str], command: Command) -> None:
-    """What `command` says of config.yaml, as text and as JSON."""
-    done = command(folder, "train", "config.yaml")
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert done.stderr.count("error") == 1 and "try " in done.stderr
-    for part in expected:
-        assert part in done.stderr
-    assert not (folder / "runs").exists() or not list((folder / "runs").iterdir())
-    as_json = command(folder, "train", "config.yaml", "--json")
-    assert as_json.returncode == 2
-    assert json.loads(as_json.stdout).keys() == {"error", "where", "remedy"}
-
-
-def test_a_setting_that_is_no_yaml_is_bad_input(tmp_path: Path, here: Command) -> None:
-    done = here(tmp_path, "train", "grpo", "--set", "run.steps=[")
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "--set run.steps" in done.stderr and "not valid YAML" in done.stderr
-    assert not (tmp_path / "runs").exists()
-
-
 def test_commands_about_a_run(tmp_path: Path, here: Command) -> None:
-    """Started detached, paused, resumed, saved, stopped: each answered, each visible in status and in the journal."""
-    started = answer(droid_tune(tmp_path, "train", "grpo", "--detach", "--json", *settings(*SMALL_RL, "run.steps=500")))
+    """Started detached, paused, resumed, saved, stopped: each answered, each visible in status and in the journal. The run goes
+    beyond its memory limit, which is said when it starts, and once in the journal."""
+    small = (*SMALL_RL, "run.steps=500", "sampling.max_completion_tokens=4", "run.memory_limit_gb=0.001")
+    done = droid_tune(tmp_path, "train", "grpo", "--detach", "--json", *settings(*small))
+    assert "⚠ this run needs" in done.stderr and "may use 1.00 MB" in done.stderr and "to fit: " in done.stderr
+    started = answer(done)
     run_id = started["id"]
     journal = Path(started["folder"]) / "events.jsonl"
     run = _run(tmp_path, run_id)
@@ -199,6 +93,8 @@ def test_commands_about_a_run(tmp_path: Path, here: Command) -> None:
     logged = here(tmp_path, "logs", run_id, "--json").stdout.splitlines()
     assert len(logged) == len(journal.read_text().splitlines())
     assert json.loads(logged[-1])["type"] == "stopped"
+    warnings = [event["message"] for event in map(json.loads, logged) if event.get("kind") == "memory"]
+    assert len(warnings) == 1 and warnings[0].startswith("this run needs") and "may use 1.00 MB" in warnings[0]
     assert here(tmp_path, "stop", run_id).returncode == 2
 
 
@@ -249,7 +145,7 @@ class Terminal:
 
 def test_hanging_up_a_viewer_leaves_the_run_alone_and_another_sees_the_whole_curve(tmp_path: Path, here: Command) -> None:
     """Paused while the viewer is there, so that the run cannot be over before the terminal is gone."""
-    started = answer(here(tmp_path, "train", "grpo", "--detach", "--json", *settings(*SMALL_RL, "run.steps=20")))
+    started = answer(here(tmp_path, "train", "grpo", "--detach", "--json", *settings(*SMALL_RL, "run.steps=8")))
     run = _run(tmp_path, started["id"])
     await_event(run, 0, lambda e: e.type == "step")
     assert here(tmp_path, "pause", started["id"]).returncode == 0
@@ -266,9 +162,9 @@ def test_hanging_up_a_viewer_leaves_the_run_alone_and_another_sees_the_whole_cur
     second.wait_for("mlx_lm.generate")
     assert second.process.wait(DEADLINE_SECONDS) == 0
     state = answer(here(tmp_path, "status", started["id"], "--json"))
-    assert (state["state"], state["step"], state["resumes"], state["pid"]) == ("finished", 20, 0, pid)
+    assert (state["state"], state["step"], state["resumes"], state["pid"]) == ("finished", 8, 0, pid)
     steps = [e.fields["step"] for e in _events(run) if e.type == "step"]
-    assert steps == list(range(1, 21))
+    assert steps == list(range(1, 9))
 
 
 def _events(run: Any) -> Any:
@@ -291,6 +187,7 @@ def test_verbs_that_only_read(tmp_path: Path, here: Command) -> None:
     assert answer(here(tmp_path, "estimate", "grpo", "--json"))["weights_bytes"] == 99_648 * 4
     doctor = answer(here(tmp_path, "doctor", "--json"))
     assert doctor["mlx"]["matmul_gflops"] > 0 and doctor["selftest"] is None
+    assert doctor["rates"]["matmul_gflops"]["float32"] > 0 < doctor["rates"]["memory_gb_per_second"], "the estimate measured them"
     assert "properties" in answer(here(tmp_path, "schema"))
 
 
@@ -309,6 +206,7 @@ def test_doctor_selftest_computes_on_the_device_and_doctor_remembers(tmp_path: P
     stored.write_text("{")
     damaged = here(tmp_path, "doctor")
     assert damaged.returncode == 0 and "is damaged" in damaged.stdout
+    assert "rates not measured yet: `droid-tune estimate grpo`" in damaged.stdout
     assert here(tmp_path, "doctor", "demo").returncode == 2
     assert "config.json" in here(tmp_path, "doctor", "--selftest", ".").stderr
 

@@ -69,7 +69,7 @@ def told(home: Path) -> list[tuple[str, str]]:
 @pytest.mark.usefixtures("warm_workers")
 async def test_grpo_teaches_it_to_think(tmp_path: Path) -> None:
     """Greedy held-out accuracy from at most 0.45 to at least 0.95, by a reward for the answer alone; answers grow longer."""
-    found = await measure(0, False, tmp_path)
+    found = await measure(0, False, tmp_path, steps=35)  # it thinks from step 25 on; README's table has all 50
     assert found.base <= 0.45
     assert found.last >= 0.95
     assert found.length_after > 2 * found.length_before

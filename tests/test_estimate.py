@@ -211,17 +211,18 @@ def test_quantised_weights_stay_and_their_scales_do_not(make_model: MakeModel, m
 def test_cache_and_logits(make_model: MakeModel, make_config: MakeConfig) -> None:
     """Rollout of 2 x 4 rows, prompts of 48, completions of 80 tokens, float32.
 
-    A token's keys and values in all layers: 2 x 2 heads x 16 x 3 layers x 4 bytes = 768. At the end 8 rows of
-    48 + 256 (79 more tokens, in steps of 256) = 304 tokens: 1,867,776 bytes, and a third of it once more while a layer grows:
-    2,490,368. Logits of the update: 8 rows x 80 x 272 x 3 copies x 4 bytes = 2,088,960. Of the rollout: 8 x 272 x 12 = 26,112.
+    A token's keys and values in all layers: 2 x 2 heads x 16 x 3 layers x 4 bytes = 768. At the end 2 prompts of 48 tokens,
+    73,728, and of 8 rows 79 more tokens, in steps of 64: 128 x 8 x 768 = 786,432, a third of it once more while a layer grows:
+    1,122,304. Where rows do not share a prompt, 8 rows of 48 + 256 (steps of 256) = 304 tokens: 1,867,776, and a third:
+    2,490,368. Logits of the rollout: 8 x 272 x 3 copies x 4 bytes = 26,112.
     """
-    found = estimate(make_config(make_model()), machine())
-    assert found.cache_bytes == 2_490_368
-    assert found.logits_bytes == 2_088_960
-    assert found.rollout_logits_bytes == 26_112
-    assert found.rollout_peak_bytes is not None and found.peak_bytes == max(found.rollout_peak_bytes, found.update_peak_bytes)
+    found = estimate(make_config(make_model(), **{"run.eval_rows": 1}), machine())
+    (rollout,) = (phase for phase in found.phases if phase.phase == "rollout")
+    assert dict(rollout.parts) == {"held throughout": found.held_bytes, "kv cache": 1_122_304, "logits": 26_112}
+    apart = estimate(make_config(make_model(), **{"run.eval_rows": 1, "sampling.share_prompts": False}), machine())
+    assert ("kv cache", 2_490_368) in [part for phase in apart.phases for part in phase.parts]
     supervised = estimate(make_config(make_model(), method="sft"), machine())
-    assert supervised.rollout_peak_bytes is None and supervised.cache_bytes == 0 and supervised.binding_phase == "update"
+    assert [phase.phase for phase in supervised.phases] == ["update"] == [supervised.binding_phase]
 
 
 def test_logits_of_a_large_vocabulary_come_in_chunks(make_model: MakeModel, make_config: MakeConfig) -> None:
@@ -230,11 +231,10 @@ def test_logits_of_a_large_vocabulary_come_in_chunks(make_model: MakeModel, make
     many as its own weights take, which is its width: beyond that the sums of its gradient come on top."""
     folder = make_model(vocab_size=49_152)
     hidden = json.loads((folder / "config.json").read_text())["hidden_size"]
-    lora = estimate(make_config(folder), machine())
-    assert lora.logits_bytes == 160 * 49_152 * 5 * 4
+    assert Plan(make_config(folder), "cpu").logits(640) == 160 * 49_152 * 5 * 4
     assert 320 + hidden < 640
-    full = estimate(make_config(folder, **{"adapter.type": "full"}), machine())
-    assert full.logits_bytes == 160 * 49_152 * 5 * 4 + 4 * hidden * 49_152 * 4
+    full = Plan(make_config(folder, **{"adapter.type": "full"}), "cpu")
+    assert full.logits(640) == 160 * 49_152 * 5 * 4 + 4 * hidden * 49_152 * 4
 
 
 def test_a_sliding_layer_keeps_its_window(make_model: MakeModel, make_config: MakeConfig, tmp_path: Path) -> None:
@@ -244,8 +244,9 @@ def test_a_sliding_layer_keeps_its_window(make_model: MakeModel, make_config: Ma
     config = json.loads((folder / "config.json").read_text())
     kinds = ["sliding_attention", "full_attention", "sliding_attention"]
     (folder / "config.json").write_text(json.dumps({**config, "sliding_window": 32, "layer_types": kinds}))
-    plain, sliding = (Plan(make_config(each), "cpu").cached(8, 304) for each in (make_model(), folder))
-    assert sliding * 3 * 304 == plain * (304 + 2 * 32)
+    plain, sliding = (Plan(make_config(each), "cpu").keys(8, 1) for each in (make_model(), folder))
+    assert plain is not None and sliding is not None
+    assert sliding.plain(8, 304) * 3 * 304 == plain.plain(8, 304) * (304 + 2 * 32)
 
 
 # What follows from the sums.
@@ -286,7 +287,8 @@ def test_what_is_not_known_is_said(make_model: MakeModel, make_config: MakeConfi
     (folder / "config.json").write_text(json.dumps(config))
     found = estimate(make_config(folder), machine())
     assert any("NOT counted" in line for line in found.assumptions)
-    assert (found.micro_batch_rows, found.activation_bytes, found.cache_bytes) == (1, 0, 0)
+    assert found.micro_batch_rows == 1 and not found.knows_sizes
+    assert {name for phase in found.phases for name, _ in phase.parts}.isdisjoint({"activations", "logits", "kv cache"})
     (folder / "config.json").write_text("{")
     with pytest.raises(InputError, match=r"config\.json"):
         estimate(make_config(folder), machine())

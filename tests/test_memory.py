@@ -54,11 +54,20 @@ def test_rows_are_packed_as_the_worker_packs_them(groups: int, group: int, lengt
     assert positions(set(packed(groups, group, most, length, True))) == positions(wanted)
 
 
+def test_no_more_rows_at_once_than_are_of_use(make_plan: MakePlan) -> None:
+    """8,192 tokens: a group of 8 completions, 200 tokens padded to 208, and its prompt of 48 are 1,712, so 4 groups fit. Of 2,000
+    tokens (2,000 is a whole step of 16) one group has more already, and stays together. What the config says stands."""
+    assert make_plan().fit(10**12).micro_batch_rows == 4 * 8
+    assert make_plan(**{"sampling.max_completion_tokens": 2000}).fit(10**12).micro_batch_rows == 8
+    assert make_plan(**{"sampling.group_size": 2}).fit(10**12).micro_batch_rows == 16  # all there are
+    assert make_plan(**{"optim.micro_batch_rows": 64}).fit(10**12).micro_batch_rows == 64
+
+
 def test_rows_become_fewer_before_layers_are_computed_again(make_plan: MakePlan) -> None:
     plan = make_plan()
     everything = plan.fit(10**12)
-    assert (everything.micro_batch_rows, everything.recomputes, everything.decode_rows) == (64, False, None)
-    assert everything.peak == max(plan.update_peak(64), plan.rollout_peak() or 0)
+    assert (everything.micro_batch_rows, everything.recomputes, everything.decode_rows) == (32, False, None)
+    assert everything.peak == max(plan.update_peak(32), plan.rollout_peak() or 0)
     some_rows = plan.fit(plan.update_peak(5))
     assert some_rows.micro_batch_rows == 5 and not some_rows.recomputes and some_rows.fits
     least = plan.update_peak(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import re
@@ -15,16 +16,17 @@ from typing import Any
 
 import pytest
 
-from engine import machine_rates, measuring, share
+from engine import corrections, machine_rates, measuring, share
 from engine.cli import estimate_lines
 from engine.config import RunConfig, parse
 from engine.errors import InputError
 from engine.estimate import estimate
 from engine.hardware import GIB, Hardware, facts
-from engine.machine_rates import Rates
+from engine.machine_rates import Correction, Rates
 from engine.memory import Plan
 from engine.method_costs import method_costs
-from engine.timing import Lengths, Packed, TimePlan, correction_name, ratios, time_plan
+from engine.time_plan import Lengths, Packed, TimePlan
+from engine.timing import measured_corrections, time_plan
 
 ROOT = Path(__file__).parents[1]
 NEVER = 1e30  # a rate at which work takes no time
@@ -101,8 +103,9 @@ def test_an_update_is_four_flops_a_weight_under_an_adapter_and_six_in_full(tmp_p
 
 
 def test_scores_are_made_where_the_method_needs_them(tmp_path: Path) -> None:
-    """Without adapters a pass over all rows is one number, s. Several updates: the policy's, s. A KL: the reference's, s. A KL in
-    the reward: both. Old log-probabilities of the sampler: none."""
+    """Without adapters a pass over all rows is one number, s. Several updates: the policy's, s, less the share of the first,
+    which is its own old policy, unless its rows come again. A KL: the reference's, s. A KL in the reward: both, of all rows, as
+    rewards come first. Old log-probabilities of the sampler: none."""
 
     def score(method: str, **changes: Any) -> float:
         return timed(config(tmp_path, method, **{"adapter.type": "full", **changes})).phases["score"]
@@ -112,8 +115,9 @@ def test_scores_are_made_where_the_method_needs_them(tmp_path: Path) -> None:
     kinds = {"objective.beta": 0.1, "objective.kl": "k1", "objective.kl_in": "reward"}
     assert score("grpo", **kinds) == pytest.approx(2 * once)
     two = {"objective.minibatches": 2}
-    assert score("grpo", **two) == pytest.approx(once)
-    assert score("grpo", **two, **{"objective.beta": 0.1}) == pytest.approx(2 * once)
+    assert score("grpo", **two) == pytest.approx(once / 2)
+    assert score("grpo", **two, **{"objective.updates_per_rollout": 2}) == pytest.approx(once)
+    assert score("grpo", **two, **{"objective.beta": 0.1}) == pytest.approx(1.5 * once)
     assert score("grpo", **two, **{"objective.old": "sampler"}) == 0
 
 
@@ -161,12 +165,17 @@ def test_a_measured_step_corrects_the_phases_that_it_had(tmp_path: Path) -> None
     """Measured: the rollout twice as long as predicted, the update as long, rewards 4 s for 8 completions."""
     plain = timed(config(tmp_path))
     seconds = {"rollout": 2 * plain.phases["rollout"], "update": plain.phases["update"], "reward": 4.0}
-    found = ratios(seconds, plain, 8)
-    assert found == pytest.approx({"rollout": 2.0, "update": 1.0, "reward per completion": 0.5})
+    found = measured_corrections(seconds, plain, 8, "a step")
+    assert {name: (each.by, each.factor, each.seconds_per_completion) for name, each in found.items()} == {
+        "rollout": ("a step", 2.0, 0.0),
+        "update": ("a step", 1.0, 0.0),
+        "reward": ("a step", 1.0, 0.5),
+    }
     after = timed(config(tmp_path), corrections=found)
     assert after.phases == pytest.approx({**plain.phases, **seconds})
     assert after.evaluation == pytest.approx(2 * plain.evaluation + 3 * 0.5)
-    assert after.corrected_by == pytest.approx({"rollout": 2.0, "update": 1.0})
+    assert after.corrected_by == found and after.sources == ("a step",)
+    assert after.as_dict()["corrected_by"]["reward"]["seconds_per_completion"] == 0.5
 
 
 def test_rates_between_measured_places(machine: Hardware, tmp_path: Path) -> None:
@@ -180,10 +189,14 @@ def test_rates_between_measured_places(machine: Hardware, tmp_path: Path) -> Non
     assert key == "a chip, 2 cores, cpu, mlx ?, libopenblas.so.0 with 2 threads"
     assert machine_rates.load(tmp_path, key) is None
     machine_rates.keep(tmp_path, key, rates)
-    machine_rates.keep(tmp_path, "another", machine_rates.corrected(rates, "llama lora", {"update": 1.2}))
+    learned = {"update": Correction("a step", 1.2, measured_t=1.0)}
+    machine_rates.keep(tmp_path, "another", machine_rates.with_learned(rates, "llama lora", learned))
     assert machine_rates.load(tmp_path, key) == rates
     other = machine_rates.load(tmp_path, "another")
-    assert other is not None and other.corrections == {"llama lora": {"update": 1.2}}
+    assert other is not None and other.learned == {"llama lora": learned}
+    for number in range(100):
+        other = machine_rates.with_learned(other, f"key {number}", {"update": Correction("a step", 1.2, measured_t=2.0 + number)})
+    assert len(other.learned) == 64 and "key 99" in other.learned and "llama lora" not in other.learned
     assert machine_rates.load(tmp_path, machine_rates.key(machine, 1, None)) is None
     file = tmp_path / "machine" / machine_rates.FILE
     for damage in ('"op_seconds": 0', '"op_seconds": -1', '"op_seconds": NaN', '"op_seconds": "x"', '"other": 1'):
@@ -204,10 +217,57 @@ def test_an_estimate_without_rates_says_how_to_get_them(tmp_path: Path, machine:
     assert known.time is not None and known.seconds == known.time.run and "the update takes longest" in known.seconds_reason
     assert any("rewards" in line for line in known.assumptions)
     assert json.loads(json.dumps(known.as_dict()))["time"]["phases"]["rollout"] == known.time.phases["rollout"]
-    name = correction_name(Plan(run, "cpu"))
-    assert name == "llama lora rl 4 bytes"
-    slower = estimate(run, machine, machine_rates.corrected(flat_rates(), name, {"update": 3.0})).time
-    assert slower is not None and slower.phases["update"] == pytest.approx(3 * known.time.phases["update"])
+
+
+def test_what_a_step_corrected_holds_for_its_model_and_its_rewards_alone(tmp_path: Path, machine: Hardware) -> None:
+    """Measured with a judge of 2 s a completion: 8 completions take 16 s with these rewards, however they are weighed, and 0 with
+    others, with other options or once the file says something else. The phases' factor of 3 holds for this model, lengths and
+    methods left free, not for another adapter, other bits, or supervised training."""
+    (tmp_path / "judge.py").write_text("def judge(**_):\n    return [1.0]\n")
+    judged: dict[str, Any] = {"name": "judge", "file": str(tmp_path / "judge.py")}
+    run = config(tmp_path, rewards=[judged])
+    rates = corrections.kept(
+        Plan(run, "cpu"),
+        flat_rates(),
+        {"update": Correction("a measured step", 3.0), "reward": Correction("a measured step", seconds_per_completion=2.0)},
+    )
+
+    def phases(run: RunConfig) -> dict[str, float]:
+        found, plain = estimate(run, machine, rates), estimate(run, machine, flat_rates())
+        assert found.time is not None and plain.time is not None
+        shown = "\n".join(estimate_lines.estimate(found))
+        assert ("2s a completion, by a measured step with these rewards" in shown) == bool(found.time.phases.get("reward"))
+        times = round(found.time.phases["update"] / plain.time.phases["update"], 6)
+        assert ("corrected x3 by a measured step of this model" in shown) == (times == 3)
+        assert ("not yet corrected" not in found.seconds_reason) == (times == 3)
+        said = {"update": times == 3, "reward": found.time.phases.get("reward", 0) > 0}  # scores: as updates, where there are any
+        assert set(found.time.as_dict()["corrected_by"]) - {"score"} == {name for name, is_said in said.items() if is_said}
+        return {"update": times, "reward": found.time.phases.get("reward", 0.0)}
+
+    assert phases(run) == {"update": 3, "reward": 16}
+    weighed = config(tmp_path, "gspo", rewards=[{**judged, "weight": 2.0, "timeout": 5.0}], **{"sampling.prompts_per_step": 4})
+    assert phases(weighed) == {"update": 3, "reward": 32}
+    assert phases(config(tmp_path)) == {"update": 3, "reward": 0}
+    assert phases(config(tmp_path, rewards=[{**judged, "options": {"a": 1}}])) == {"update": 3, "reward": 0}
+    for other in ({"adapter.type": "dora"}, {"quantize.bits": 4}):
+        assert phases(config(tmp_path, rewards=[judged], **other)) == {"update": 1, "reward": 16}
+    assert phases(config(tmp_path, "sft")) == {"update": 1, "reward": 0}
+    plan = Plan(run, "cpu")
+    assert plan.shape is not None and corrections.model_key(plan) in rates.learned
+    for size in ({"layers": 3}, {"hidden": 128}, {"vocabulary": 300}, {"family": "qwen3"}):
+        bigger = copy.copy(plan)
+        bigger.shape = replace(plan.shape, **size)
+        assert corrections.model_key(bigger) not in rates.learned
+    costs = method_costs(run, rates, machine)
+    plain = {row.method: row for row in method_costs(run, flat_rates(), machine)}
+    for row in costs:  # nothing but updates here, but for rollouts, which nothing corrected
+        assert "reward" not in row.corrected_by and row.corrected_by["update"].factor == 3
+        assert row.phases["update"] == pytest.approx(3 * plain[row.method].phases["update"])
+        assert row.phases.get("reward", 0) == 0 and row.as_dict()["corrected_by"]["update"]["by"] == "a measured step"
+    shown = "\n".join(estimate_lines.costs(costs, run))
+    assert "corrected in every row alike, by steps of this model: update x3" in shown
+    (tmp_path / "judge.py").write_text("def judge(**_):\n    return [0.0]\n")
+    assert phases(run) == {"update": 3, "reward": 0}
 
 
 def test_what_each_method_would_cost(tmp_path: Path, machine: Hardware) -> None:
@@ -252,7 +312,8 @@ def test_one_real_step_beside_its_prediction(tmp_path: Path, _own_home: Path) ->
     assert not (_own_home / "runs").exists()
     rates = measuring.known_rates(_own_home)
     assert rates is not None and rates.op_seconds < 1e-3 and rates.numbers["exp"] > 1e6
-    assert ("llama lora rl 4 bytes" in rates.corrections) == measured["kept"]
+    keys = [key.startswith(("llama 2 x 64, vocabulary 272, 32 bits", "rewards ")) for key in rates.learned]
+    assert keys == [True, True] * measured["kept"] and measured["reward_seconds_per_completion"] > 0
     assert measuring.rates_key().startswith(facts().chip)
 
 
@@ -282,10 +343,11 @@ def test_what_the_command_prints(tmp_path: Path, machine: Hardware) -> None:
     shown = "\n".join(estimate_lines.measured(busy))
     assert not busy.kept and "others used 1.5 cores" in shown and "pays for what is compiled" in shown
     shown = "\n".join(estimate_lines.estimate(estimate(run, machine, flat_rates(stream={1: 1e9}))))
-    assert "at most" in shown and "the update takes longest" in shown and "4 evaluations, each" in shown and "room " in shown
+    assert "time of a step, about" in shown and "at most" not in shown.replace("reuse come on top: at most", "")
+    assert "the update takes longest" in shown and "4 evaluations, each" in shown and "room " in shown
     small = estimate(run.model_copy(update={"run": run.run.model_copy(update={"memory_limit_gb": 0.0025})}), machine)
     assert not small.fits and small.change is not None
-    assert f"fits if  {small.change.key}: {small.change.value}" in "\n".join(estimate_lines.estimate(small))
+    assert f"to fit   set {small.change.key} to {small.change.value}: peak" in "\n".join(estimate_lines.estimate(small))
     shown = "\n".join(estimate_lines.costs(method_costs(run, flat_rates(), machine), run))
     assert "grpo *" in shown and "where groups are replaced" in shown
 

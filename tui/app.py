@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from rich.text import Text
@@ -41,6 +41,7 @@ class DroidTuneApp(App[None]):
         self._engine = engine
         self._first_run = open_run
         self.refresh_seconds = refresh_seconds(os.environ)
+        self.once_ready: Callable[[], object] = lambda: None  # called when the first screen stands
         self.glyphs = theme.terminal_glyphs()
         self.animation_level = "none"
         self.register_theme(theme.DARK)
@@ -68,6 +69,9 @@ class DroidTuneApp(App[None]):
         from tui.screens.runs import RunsScreen
 
         return RunsScreen()
+
+    def on_ready(self) -> None:
+        self.once_ready()
 
     def open_run(self, run_id: str) -> None:
         """Show the run; coming from the screens of a new run, in their place."""

@@ -20,6 +20,7 @@ from tui.samples import StepSamples, read_samples
 from tui.snapshot import Ledger, RunSnapshot, Surroundings
 
 POLL_SECONDS = 0.25
+PAUSE_SECONDS = 1.0  # at most between two looks: who shows the run does so no more often than it likes
 SAMPLES_SECONDS = 1.0  # at least between two readings of samples
 SLICE_BYTES = 1 << 16  # of the journal between two chances for the screen
 SIGN_SECONDS = 5.0  # a picture is renewed at least so often while the run is not over, for the clocks in it
@@ -47,6 +48,8 @@ class RunFeed:
         self._reader = JournalReader(record.journal_file)
         self._lock = threading.Lock()
         self._closing = threading.Event()
+        self._wake = threading.Event()
+        self._pause_seconds = 0.0
         self._caught_up = threading.Event()
         self._slices = 0
         self._samples: StepSamples | None = None
@@ -83,6 +86,14 @@ class RunFeed:
     def close(self) -> None:
         """Stop following; returns at once."""
         self._closing.set()
+        self._wake.set()
+
+    def pause(self, seconds: float) -> None:
+        """From now on, after news was told, look again no sooner than in `seconds`: nothing is shown before."""
+        hurries = seconds < self._pause_seconds
+        self._pause_seconds = seconds
+        if hurries:
+            self._wake.set()
 
     def _run(self) -> None:
         while not self._closing.is_set():
@@ -93,14 +104,18 @@ class RunFeed:
             except Exception as error:  # noqa: BLE001 - shown on the screen; a thread that died would just fall silent
                 self._note(f"the run cannot be shown: {type(error).__name__}: {error}")
             self._caught_up.set()
-            self._tell()
+            told = self._tell()
             self.looks += 1
-            self._closing.wait(POLL_SECONDS)
+            self._wake.wait(max(POLL_SECONDS, min(self._pause_seconds, PAUSE_SECONDS)) if told else POLL_SECONDS)
+            self._wake.clear()
 
-    def _tell(self) -> None:
-        if self._on_change is not None and self._told != (version := self.version) and not self._closing.is_set():
-            self._told = version
-            self._on_change()
+    def _tell(self) -> bool:
+        """Whether there was news to tell."""
+        if self._on_change is None or self._told == (version := self.version) or self._closing.is_set():
+            return False
+        self._told = version
+        self._on_change()
+        return True
 
     def poll(self) -> None:
         """Read everything that is new. Raises OSError where the disk does."""

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from textual.message_pump import MessagePump
 from textual.timer import Timer
 
+EARLY = 0.05  # news that is early by this share of the pace is taken at once: a timer for so short a time costs more
+
 
 class Pace:
     """Of a screen that hears of news: `take` is called at once where the last time is old enough, else when it is; news that
@@ -27,8 +29,9 @@ class Pace:
 
     def news(self) -> None:
         """There is something to take."""
-        wait = self._taken_t + self._seconds() - time.monotonic()
-        if wait <= 0:
+        seconds = self._seconds()
+        wait = self._taken_t + seconds - time.monotonic()
+        if wait <= EARLY * seconds:
             self._call()
         elif self._due is None:
             self._due = self._screen.set_timer(wait, self._call)

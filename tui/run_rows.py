@@ -1,7 +1,7 @@
 """What a row of the list of runs shows: the engine's summary, and from the journal's end the curve, the eta and the trouble.
 
-Reading is bounded: the last 64 KiB of a journal the first time, then only what is new; of a run that is over, nothing until its
-files change.
+Reading is bounded: a journal's first line and its last 64 KiB the first time, then only what is new; of a run that is over,
+nothing until its files change.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from engine.runs.journal import JournalReader
 from engine.runs.record import ENDED, RunRecord
 from engine.runs.state import RunState
-from engine.runs.summary import RunSummary, summarise
+from engine.runs.summary import RunSummary, begun, summarise
 from tui.progress import SHORT, percent
 
 TAIL_BYTES = 1 << 16
@@ -92,9 +92,10 @@ class RowReader:
         return made
 
     def _recent(self, run_id: str) -> RunState:
+        record = RunRecord(self._runs / run_id)
         reader, state = self._followed.get(run_id) or (
-            JournalReader(self._runs / run_id / "events.jsonl", tail_bytes=TAIL_BYTES),
-            RunState(),
+            JournalReader(record.journal_file, tail_bytes=TAIL_BYTES),
+            begun(record),
         )
         while True:
             events = reader.read()
@@ -121,14 +122,12 @@ def row_of(summary: RunSummary, recent: RunState | None = None) -> RunRow:
     """The row of a run whose journal's end says `recent`; without it the summary speaks alone."""
     recent = recent or RunState()
     series = recent.series.get("loss" if summary.method == "sft" else "reward")
-    seconds = recent.step_seconds()
-    left = max((summary.steps or 0) - summary.step, 0)
     trouble, remedy = trouble_of(summary, recent)
     return RunRow(
         summary,
         curve=tuple(series.values[-CURVE_POINTS:]) if series else (),
         value=series.last if series else summary.reward,
-        eta_seconds=left * seconds if seconds is not None and summary.state in _HAS_ETA else None,
+        eta_seconds=recent.eta_seconds() if summary.state in _HAS_ETA else None,
         fetched=fetched_of(summary, recent),
         trouble=trouble,
         remedy=remedy,

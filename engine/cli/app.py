@@ -33,6 +33,7 @@ from engine.errors import InputError
 from engine.runs.journal import jsonable
 from engine.runs.state import RunState
 from engine.safe_text import safe_text
+from engine.shortfall import shortfall
 
 T = TypeVar("T")
 
@@ -138,10 +139,10 @@ def _demo_epilogue(run: Run, state: RunState) -> list[str]:
 def _start(config: RunConfig, detach: bool, as_json: bool, headless: bool, epilogue: watch.Epilogue = watch.nothing) -> None:
     if viewer is not None and not (detach or as_json or headless):
         engine = Engine()
-        raise typer.Exit(_view(viewer, engine, _run(engine.start(config)), epilogue))
+        raise typer.Exit(_view(viewer, engine, _run(_started(engine, config)), epilogue))
 
     async def go() -> int:
-        run = await Engine().start(config)
+        run = await _started(Engine(), config)
         if detach:
             if as_json:
                 _json({"id": run.id, "folder": str(run.record.folder)})
@@ -155,6 +156,15 @@ def _start(config: RunConfig, detach: bool, as_json: bool, headless: bool, epilo
         return watch.exit_status(state)
 
     raise typer.Exit(_interruptible(go()))
+
+
+async def _started(engine: Engine, config: RunConfig) -> Run:
+    """The run, once it is started; one that does not fit is warned of on the error stream."""
+    run = await engine.start(config)
+    short = shortfall(config)
+    if short is not None:
+        print(safe_text(f"⚠ {short.message}; {short.remedy}"), file=sys.stderr, flush=True)
+    return run
 
 
 def _view(show: Callable[[Engine, Run], int], engine: Engine, run: Run, epilogue: watch.Epilogue = watch.nothing) -> int:

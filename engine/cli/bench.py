@@ -6,30 +6,33 @@ import difflib
 import json
 import os
 import sys
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from engine import config as configs
-from engine import hardware, home, methods
+from engine import home, methods
 from engine.cli import bench_lines, leaving
 from engine.cli.bench_app import app as bench_app
 from engine.errors import InputError
 from engine.models.sources import present
+from engine.provenance import provenance
 from engine.runs import launch
 from engine.safe_text import safe_text
 from engine.takehome import asking
 
-ON_MODEL = ("rollout", "step", "sft")  # the others train the embedded model
+ON_MODEL = ("rollout", "step", "sft")  # the others train the embedded model, whatever is named
 PARTS = (*ON_MODEL, "journal", "app")
 _PROMPTS = 4
 
 
 def bench(
     part: Annotated[
-        str | None, typer.Argument(metavar="PART", help=f"{', '.join(PARTS)}; without one all of them.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="PART", help=f"{', '.join(PARTS)}; without one all, of a MODEL {', '.join(ON_MODEL)}.", show_default=False
+        ),
     ] = None,
     model: Annotated[
         str | None,
@@ -60,8 +63,8 @@ def bench(
 ) -> None:
     """Time rollouts, steps and supervised updates on this machine, each against a bare loop of mlx_lm's forward passes, in turn.
 
-    journal: what a run's record costs. app: what watching a run costs. Other work on the machine is noted; with it, trust the
-    ratios alone.
+    journal: what a run's record costs. app: what watching a run costs; both always run the demo. Other work on the machine is
+    noted; with it, trust the CPU-time ratios.
     """
     wanted, model = chosen(part, model)
     settings = {
@@ -139,16 +142,7 @@ def _enough_prompts(method: str) -> int:
 
 async def _measured(wanted: tuple[str, ...], model: str | None, settings: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Every part's figures, with what they were measured on."""
-    known = hardware.facts()
-    found: dict[str, Any] = {
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "machine": {
-            **{name: getattr(known, name) for name in ("system", "machine", "chip", "backend", "cores", "memory_bytes")},
-            "blas": None if known.blas is None else Path(known.blas).name,
-        },
-        "versions": dict(known.versions),
-        "settings": {**settings, "seconds": seconds},
-    }
+    found: dict[str, Any] = {**provenance(), "settings": {**settings, "seconds": seconds}}
 
     def take(line: asking.Line) -> None:
         if line["event"] == "progress":

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import termios
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -144,10 +144,9 @@ class Terminal:
 
 
 async def app(seconds: float, repeats: int, told: Callable[[str], None]) -> dict[str, Any]:
-    """The app's share of one core, and the steps' seconds with it over those without it (median of neighbouring windows)."""
-    shares, slowdowns, starts, drawn = [], [], [], 0
-    apart: list[float] = []
-    together: list[float] = []
+    """The app's share of one core, and the steps' seconds with it over those without it."""
+    shares, starts, drawn = [], [], 0
+    pairs: list[tuple[list[float], list[float]]] = []
     with tempfile.TemporaryDirectory(prefix="droid-tune-bench-") as folder:
         home = Path(folder)
         told("starting a run")
@@ -170,9 +169,7 @@ async def app(seconds: float, repeats: int, told: Callable[[str], None]) -> dict
                     drawn += terminal.drawn_bytes
                 finally:
                     terminal.close()
-                slowdowns.append(statistics.median(beside) / statistics.median(without))
-                apart += without
-                together += beside
+                pairs.append((without, beside))
             load = machine_load.since(start)
     return {
         "window_seconds": seconds,
@@ -181,10 +178,22 @@ async def app(seconds: float, repeats: int, told: Callable[[str], None]) -> dict
         "share_most": max(shares),
         "start_cpu_seconds": statistics.median(starts),
         "drawn_bytes": drawn,
-        "step_seconds": {"without": statistics.median(apart), "with": statistics.median(together)},
-        "steps": {"without": len(apart), "with": len(together)},
-        "slowdown": statistics.median(slowdowns),
+        **slowdown(pairs),
         "load": load.as_dict(),
+    }
+
+
+def slowdown(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> dict[str, Any]:
+    """The median step of all windows without the app and of all with it, and the one over the other; from the seconds of the
+    steps in each pair of neighbouring windows. Beside it the same for each pair, which says how far apart they are."""
+    without = [seconds for one, _ in pairs for seconds in one]
+    beside = [seconds for _, one in pairs for seconds in one]
+    middle = {"without": statistics.median(without), "with": statistics.median(beside)}
+    return {
+        "step_seconds": middle,
+        "steps": {"without": len(without), "with": len(beside)},
+        "slowdown": middle["with"] / middle["without"],
+        "slowdown_by_pair": [statistics.median(one) / statistics.median(other) for other, one in pairs],
     }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from engine import machine_load
@@ -26,11 +27,14 @@ def lines(found: Found) -> list[str]:
     if "model" in found:
         model, settings = found["model"], found["settings"]
         dtype = model["dtype"]
+        samples = "rollout" in found or "step" in found
+        rows = "completions of {} tokens, none stops" if samples else "targets of {} tokens"
         shown += [
             f"{safe_text(model['name'])}: {model['parameters'] / 1e6:,.1f} M parameters, {dtype}, "
             f"adapter of rank {settings['rank']}",
-            f"{settings['prompts']} x {settings['group']} completions of {settings['max_tokens']} tokens, none stops; "
-            f"medians of {settings['repeats']}; peak memory is that above the weights",
+            f"{settings['prompts']} x {settings['group']} {rows.format(settings['max_tokens'])}; "
+            f"medians of {settings['repeats']}; peaks are above the weights",
+            "a ratio is the median of those of neighbouring passes",
         ]
     for part, draw in (("rollout", _rollout), ("step", _step), ("sft", _sft), ("journal", _journal), ("app", _app)):
         if part in found:
@@ -42,16 +46,20 @@ def _rollout(found: Found, _: str) -> list[str]:
     sides = found["sides"]
     parts = list(sides["ours"])
     rows = [["", *parts, "peak"]]
-    named = {"ours": "ours, tokens/s", "bare": "bare loop", "bare_adapter": "bare loop, adapter on"}
+    named = {
+        "ours": "ours, tokens/s",
+        "apart": "ours, a copy of the prompt for each row",
+        "bare": "bare loop",
+        "bare_adapter": "bare loop, adapter on",
+    }
+    ends = {"apart": ", a copy for each", "bare": "", "bare_adapter": ", adapter on"}
     for side, figures in sides.items():
         speeds = [number(figures[part]["tokens_per_second"]) for part in parts]
         rows.append([named[side], *speeds, size(figures["whole"]["peak_bytes_above_weights"])])
     for bare, ratios in found.get("speed", {}).items():
-        rows.append([f"ours / {named[bare]}", *(_percent(ratios[part]) for part in parts), ""])
+        rows.append([f"ours / {'apart' if bare == 'apart' else named[bare]}", *(_percent(ratios[part]) for part in parts), ""])
     for bare, ratios in found.get("cpu_speed", {}).items():
-        rows.append(
-            ["  by CPU time" + ("" if bare == "bare" else ", adapter on"), *(_percent(ratios[part]) for part in parts), ""]
-        )
+        rows.append([f"  by CPU time{ends[bare]}", *(_percent(ratios[part]) for part in parts), ""])
     head = f"rollout  {found['rows']} rows of {found['prompt_tokens']} prompt tokens"
     return [head, *table(rows, right=range(1, len(rows[0])))]
 
@@ -73,22 +81,38 @@ def _step(found: Found, dtype: str) -> list[str]:
         longer = f"{_ratio(beta['time'])} times as long, {_ratio(beta['cpu_time'])} by CPU time"
         shown.append(f"beta 0.04 against 0: score and update {longer}; peak {on} against {off}")
     if "lengths" in found:
-        shown += ["", *_lengths(found["lengths"])]
+        shown += ["", *_lengths(found["lengths"], found["lengths_spread"])]
     return shown
 
 
-def _lengths(found: list[Found]) -> list[str]:
-    head = ["completion tokens", "rollout ms/token", "update ms/token", "whole ms/token", "peak", "rows at once"]
+def _lengths(found: list[Found], spread: Found) -> list[str]:
+    head = ["tokens", "rows at once", "rollout", "update", "whole", "attention", "apart", "/computed", "by CPU", "peak"]
     rows = [
         [
             str(row["max_tokens"]),
-            *(number(row["milliseconds_per_token"][name]) for name in ("rollout", "update", "whole")),
+            _cut(row["micro_batches"]),
+            *(number(row["milliseconds_per_token"][name]) for name in ("rollout", "update", "whole", "attention")),
+            number(row["milliseconds_per_token"]["update_apart"]),
+            number(row["milliseconds_per_computed_token"]["update_apart"]),
+            number(row["cpu_milliseconds_per_computed_token"]["update_apart"]),
             size(row["peak_bytes_above_weights"]["whole"]),
-            str(row["micro_batch_rows"]),
         ]
         for row in found
     ]
-    return table([head, *rows], right=range(6))
+    most = {key: _ratio(value) for key, value in spread.items()}
+    return [
+        "milliseconds per completion token; attention: the update's, timed alone; apart: the update without it, then per token",
+        "computed (a prompt counts once in each micro-batch), on the clock and by CPU time",
+        *table([head, *rows], right=range(10)),
+        f"apart from attention, most over least: {most['milliseconds_per_token']} per completion token, "
+        f"{most['milliseconds_per_computed_token']} per computed token",
+        f"by CPU time: {most['cpu_milliseconds_per_token']} and {most['cpu_milliseconds_per_computed_token']}",
+    ]
+
+
+def _cut(rows: Sequence[int]) -> str:
+    """Micro-batches by their rows: 2 x 11+10."""
+    return "+".join(f"{times} x {each}" if times > 1 else str(each) for each, times in Counter(rows).items())
 
 
 def _sft(found: Found, dtype: str) -> list[str]:
@@ -96,7 +120,7 @@ def _sft(found: Found, dtype: str) -> list[str]:
     ours, bare = found["ours"], found.get("bare")
     ratios = [_ratio(found.get("time")), _ratio(found.get("cpu_time"))]
     rows.append(["update", _seconds(ours), _seconds(bare), *ratios, _peak(ours), _peak(bare)])
-    head = f"sft  {found['rows']} rows of {found['prompt_tokens']} + {found['target_tokens']} tokens"
+    head = f"sft  {found['rows']} rows of {found['prompt_tokens']} prompt + {found['target_tokens']} target tokens"
     return [head, *table(rows, right=range(1, 7)), *_gradient(found, dtype)]
 
 
@@ -122,12 +146,13 @@ def _journal(found: Found, _: str) -> list[str]:
 
 
 def _app(found: Found, _: str) -> list[str]:
-    steps = found["step_seconds"]
+    steps, pairs = found["step_seconds"], found["slowdown_by_pair"]
+    apart = f"; between neighbouring windows {_ratio(min(pairs))} to {_ratio(max(pairs))}" if len(pairs) > 1 else ""
     return [
         f"app  {found['windows']} windows of {found['window_seconds']:g} s with it and as many without",
         f"the app takes {_percent(found['share_of_one_core'])} of one core (at most {_percent(found['share_most'])}), "
         f"and {found['start_cpu_seconds']:.1f} s of CPU time to start",
-        f"a step takes {steps['with']:.3f} s with it, {steps['without']:.3f} s without: {_ratio(found['slowdown'])} times",
+        f"a step takes {steps['with']:.3f} s with it, {steps['without']:.3f} s without: {_ratio(found['slowdown'])} times{apart}",
     ]
 
 

@@ -35,8 +35,8 @@ def estimate(
 ) -> None:
     """Say what a run will need in memory and time, from the model's config.json and file headers; nothing is loaded.
 
-    Time follows from this machine's speed, which is measured the first time (a few seconds). It is an upper bound: every
-    completion is taken to reach its limit. With --measure, one step of this config shows what the model really does.
+    Time follows from this machine's speed, which is measured the first time (a few seconds). It is about that,
+    with every completion at its limit. With --measure, one step of this config shows what the model really does.
     """
     if measure and methods:
         raise InputError("--measure and --methods are two questions", where="estimate", remedy="ask one after the other")

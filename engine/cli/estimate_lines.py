@@ -5,84 +5,51 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
+from engine import estimate_words as words
 from engine.cli.screens import table
 from engine.config import RunConfig
+from engine.corrections import REWARD
 from engine.estimate import Estimate, short
-from engine.figures import duration, number, size
-from engine.machine_rates import BUSY_CORES
+from engine.figures import about, counted, duration, number, size
+from engine.machine_rates import BUSY_CORES, Correction
 from engine.measuring import MeasuredStep
 from engine.method_costs import MethodCost
 from engine.safe_text import safe_text
-from engine.timing import TimePlan
+from engine.time_plan import TimePlan
 
 _WIDTH = 120
 
 
 def estimate(found: Estimate) -> list[str]:
     """The plan of memory and time: each phase in its parts, what binds first, and what was taken for granted."""
-    held = [
-        ("weights", found.weights_bytes),
-        ("adapter", found.adapter_bytes),
-        ("optimizer", found.optimizer_bytes),
-        ("reference", found.reference_bytes),
-    ]
-    phases = [
-        (
-            "update",
-            found.update_peak_bytes,
-            [("activations", found.activation_bytes), ("logits", found.logits_bytes), ("gradient", found.gradient_bytes)],
-        )
-    ]
-    if found.rollout_peak_bytes is not None:
-        phases.append(
-            ("rollout", found.rollout_peak_bytes, [("kv cache", found.cache_bytes), ("logits", found.rollout_logits_bytes)])
-        )
-    phases.sort(key=lambda phase: phase[0] != found.binding_phase)
-    verdict = "✓ fits" if found.fits else "✕ does not fit"
-    rows = [["held throughout", ""], *([f"  {name}", size(count)] for name, count in held if count)]
-    for name, peak, parts in phases:
-        rows += [[f"peak of the {name}", size(peak)], *([f"  {part}", size(count)] for part, count in parts if count)]
+    name, total, held = words.held(found)
+    rows = [[name, size(total), ""], *([f"  {part}", size(count), ""] for part, count in held)]
+    for each in found.phases:
+        rows.append([f"peak of the {each.phase}", size(each.peak_bytes), each.moment])
+        rows += [[f"  {part}", size(count), ""] for part, count in each.parts]
+    room = words.room(found)
     return [
-        f"peak {size(found.peak_bytes)} of {size(found.limit_bytes)} allowed, in the {found.binding_phase}  {verdict}",
+        f"{words.peak(found)}  {'✓ fits' if found.fits else '✕ does not fit'}",
         "",
         *table(rows, right=(1,)),
         "",
         *([] if found.time is None else [*time(found.time), ""]),
-        f"trains   {found.trainable_parameters:,} parameters in micro-batches of {found.micro_batch_rows} rows, "
-        f"{found.dtype} on {found.backend}{', each layer computed again in the backward pass' if found.recomputes else ''}",
-        *([] if found.decode_rows is None else [f"decodes  {found.decode_rows} rows at once, the others wait"]),
-        *room(found),
-        *([f"fetches  {size(found.fetch_bytes)} of weights, when the run starts"] if found.fetch_bytes else []),
+        f"trains   {counted(found.trainable_parameters, 'parameter')} in micro-batches of "
+        f"{counted(found.micro_batch_rows, 'row')}, {found.dtype} on {found.backend}",
+        *(line for label, text in words.cut(found) for line in _told(label, text)),
+        *([] if found.fits else _told("to fit", words.to_fit(found.change, found.tried, found.several))),
+        *(_told("room", f"for {room}") if room else []),
         *(_told("time", found.seconds_reason) if found.time is None else []),
         *(line for each in found.assumptions for line in _told("assumed", each)),
     ]
 
 
-def room(found: Estimate) -> list[str]:
-    """What would make it fit, or how far its sizes could go."""
-    if found.change is not None:
-        change = found.change
-        return _told("fits if", f"{change.key}: {change.value} (peak {size(change.peak)}); {change.cost}")
-    if not found.fits:
-        return _told("fits if", "several values are lowered: no single one is enough; or with a smaller model")
-    if found.largest is None:
-        return []
-    sizes = {
-        "micro-batches of": found.largest.micro_batch_rows,
-        "groups of": found.largest.group_size,
-        "completions of": found.largest.max_completion_tokens,
-    }
-    parts = [
-        f"{name} {count:,}{' tokens' if 'completions' in name else ''}" for name, count in sizes.items() if count is not None
-    ]
-    return [f"room     for {', '.join(parts)}: each alone, at most"] if parts else []
-
-
 def time(found: TimePlan) -> list[str]:
     """Seconds of a step by phase, and of the run."""
     parts = {"rollout": f"prefill {short(found.prefill)}, decode {short(found.decode)}"}
-    by = {name: f"corrected x{number(value, 2)} by a measured step" for name, value in found.corrected_by.items()}
-    rows = [["time of a step, at most", short(found.step), f"{found.tokens_per_second:,.0f} completion tokens/s"]]
+    by = {name: _correction(name, each) for name, each in found.corrected_by.items()}
+    tokens = "completion" if "rollout" in found.phases else "target"
+    rows = [["time of a step, about", short(found.step), f"{found.tokens_per_second:,.0f} {tokens} tokens/s"]]
     rows += [
         [f"  {name}", short(seconds), ", ".join(filter(None, (parts.get(name, ""), by.get(name, ""))))]
         for name, seconds in found.phases.items()
@@ -96,9 +63,16 @@ def time(found: TimePlan) -> list[str]:
     return table(rows, right=(1,))
 
 
+def _correction(phase: str, found: Correction) -> str:
+    by = safe_text(found.by)
+    if phase == REWARD:
+        return f"{short(found.seconds_per_completion)} a completion, by {by} with these rewards"
+    return f"corrected x{number(found.factor, 2)} by {by} of this model"
+
+
 def measured(found: MeasuredStep) -> list[str]:
     """One step, predicted beside measured, and what follows for the run."""
-    head = ["measured", "seconds", "predicted", "ratio", "peak", "at most"]
+    head = ["measured", "seconds", "predicted", "ratio", "peak", "planned"]
     rows = [
         [
             name,
@@ -116,12 +90,13 @@ def measured(found: MeasuredStep) -> list[str]:
         *table([head, *rows], right=(1, 2, 3, 4, 5)),
         "",
         "seconds are predicted for the lengths that the step had, peaks for completions at their limit",
-        f"completions of {number(mean)} tokens on average, {found.longest_completion} at most, in micro-batches of "
-        f"{found.micro_batch_rows} rows",
-        f"the run: {duration(found.run_as_measured)} if steps stay like this one, at most {duration(found.run.run)}",
+        f"completions of {number(mean)} tokens on average, {found.longest_completion:,} at most, in micro-batches of "
+        f"{counted(found.micro_batch_rows, 'row')}",
+        f"the run: {duration(found.run_as_measured)} if steps stay like this one, {about(duration(found.run.run))}",
     ]
     if found.kept:
-        lines += _told("kept", "later estimates of this family and adapter begin with these ratios")
+        rewards = "" if found.reward_seconds_per_completion is None else ", those with these rewards with their seconds"
+        lines += _told("kept", f"later estimates of this model and type of adapter begin with these ratios{rewards}")
     else:
         busy = f"others used {found.others_cores:.1f} cores meanwhile (more than {BUSY_CORES:g})"
         lines += _told("busy", f"{busy}: the ratios are not kept for later estimates")
@@ -150,10 +125,21 @@ def costs(rows: Sequence[MethodCost], config: RunConfig) -> list[str]:
         *table([head, *body], right=(1, 2, 3, 4, 5)),
         "",
         f"* this run's method, as configured; the others with their own options, all with {safe_text(config.adapter.type)} "
-        f"and up to {sampling.max_prompt_tokens} + {sampling.max_completion_tokens} tokens a row",
+        f"and up to {sampling.max_prompt_tokens:,} + {sampling.max_completion_tokens:,} tokens a row",
     ]
     lines += _told("sft", "learns as many rows a step as the others have completions; it samples none")
-    return lines + _told("at most", "every completion reaches its limit and is trained; rewards take no time in this table")
+    if rows[0].seconds is not None:
+        lines += _told("seconds", _alike(rows))
+    return lines + _told("assumed", "every completion reaches its limit and is trained; rewards take no time in this table")
+
+
+def _alike(rows: Sequence[MethodCost]) -> str:
+    """What all rows are corrected by."""
+    factors = {name: each for row in rows for name, each in row.corrected_by.items()}
+    if not factors:
+        return "by this machine's rates alone, in every row; no measured step corrects them"
+    parts = ", ".join(f"{name} x{number(each.factor, 2)} by {safe_text(each.by)}" for name, each in factors.items())
+    return f"corrected in every row alike, by steps of this model: {parts}"
 
 
 def _remarks(row: MethodCost) -> list[str]:

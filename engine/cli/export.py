@@ -10,6 +10,7 @@ import typer
 
 from engine.api import Engine
 from engine.cli import leaving, phases
+from engine.errors import InputError
 from engine.figures import size
 from engine.safe_text import safe_text
 from engine.takehome import card
@@ -18,7 +19,10 @@ from engine.takehome.kinds import Exported, Kind
 
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or the start of it.")],
-    to: Annotated[str, typer.Option("--to", metavar="KIND", help="adapter, fused, gguf or lmstudio; see above.")] = "adapter",
+    to: Annotated[
+        list[str] | None,
+        typer.Option("--to", metavar="KIND", help="adapter, fused, gguf or lmstudio; see above.", show_default="adapter"),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="DIR", help="A new folder; by default RUN-KIND here.")] = None,
     checkpoint: Annotated[
         str, typer.Option("--checkpoint", help="best (by held-out reward), last, or the number of a step that is kept.")
@@ -44,11 +48,20 @@ def export(
     Each comes with a model card, and is checked before it gets its name: mlx_lm loads it in a process of its own, and its logits
     are compared with the run's own policy. What differs leaves nothing behind and is an error.
     """
+    kind = _only(to or ["adapter"])
     settings = {"bits": bits, "group_size": group_size, "dequantize": dequantize, "force": force}
     with phases.shown(hidden=as_json) as on_phase:
-        work = Engine().export(run, cast(Kind, to), out, checkpoint=checkpoint, on_phase=on_phase, **settings)
+        work = Engine().export(run, cast(Kind, kind), out, checkpoint=checkpoint, on_phase=on_phase, **settings)
         made = leaving.run(work, "nothing is kept of this export")
     print(json.dumps(made.as_dict(), indent=1, ensure_ascii=False) if as_json else "\n".join(said(made)))
+
+
+def _only(kinds: list[str]) -> str:
+    """The one kind that is asked for. InputError for several: each is a folder of its own, with settings of its own."""
+    if len(kinds) > 1:
+        remedy = f"export {len(kinds)} times, each with one --to"
+        raise InputError(f"one export is of one kind, and {' and '.join(kinds)} are asked for", where="--to", remedy=remedy)
+    return kinds[0]
 
 
 def said(made: Exported) -> list[str]:

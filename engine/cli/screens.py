@@ -101,7 +101,7 @@ def status(state: RunState, folder: Path) -> list[str]:
             lines.append(f"bytes     {progress(state.phase.progress)}")
     seconds, left = state.step_seconds(), duration(state.eta_seconds())
     if seconds is None and state.predicted:
-        lines.append(f"speed     no step measured yet; {left} to go at most, as estimated")
+        lines.append(f"speed     no step measured yet; about {left} to go, with every completion at its limit")
     else:
         lines.append(f"speed     {number(seconds)} s a step, {left} to go, evaluations counted")
     lines += [

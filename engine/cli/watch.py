@@ -21,6 +21,7 @@ from engine.runs.journal import Event, jsonable
 from engine.runs.record import RunRecord
 from engine.runs.state import RunState
 from engine.safe_text import safe_text
+from engine.telling import readable
 
 _OVER = frozenset({"stopped", "finished", "failed", "lost", "damaged"})
 _SAMPLES_SHOWN = 4
@@ -54,7 +55,7 @@ async def logs(run: Run, follow: bool, as_json: bool) -> None:
     last = (await run.state()).seq
     async with aclosing(run.events()) as events:
         async for event in events:
-            print(_json_line(event) if as_json else _log_line(event), flush=True)
+            print(_json_line(event) if as_json else log_line(event), flush=True)
             if not follow and event.seq >= last:
                 return
 
@@ -63,8 +64,10 @@ def _json_line(event: Event) -> str:
     return json.dumps(jsonable({"seq": event.seq, "t": event.t, "type": event.type, **event.fields}), ensure_ascii=False)
 
 
-def _log_line(event: Event) -> str:
-    return f"{event.seq:>6} {event.type:<10} {safe_text(json.dumps(jsonable(dict(event.fields)), ensure_ascii=False))}"
+def log_line(event: Event) -> str:
+    """An event as one line of text; --json has every digit of its durations."""
+    told = json.dumps(jsonable(readable(event.fields)), ensure_ascii=False)
+    return f"{event.seq:>6} {event.type:<10} {safe_text(told)}"
 
 
 async def _plain(run: Run) -> RunState:

@@ -90,6 +90,20 @@ def require_space(repository: Repository, names: Sequence[str]) -> None:
         raise InputError(what, where=repository.id, remedy="free the disk, or point HF_HOME at another one")
 
 
+def check(repository: Repository, names: Sequence[str]) -> None:
+    """Raise what `fetch` would raise before its first byte: where a file is missing and the user wants no network, the hub does
+    not answer for it or does not give it to this user, or the disk has no room. Call it inside `refusals.asking`."""
+    missing = [name for name in names if not repository.is_whole(name)]
+    if not missing:
+        return
+    if constants.is_offline_mode():
+        raise errors.OfflineModeIsEnabled
+    if repository.refusal is not None:
+        raise repository.refusal
+    require_space(repository, missing)
+    hf.get_hf_file_metadata(_url(repository, missing[-1]), endpoint=constants.ENDPOINT)  # weights come last, and are guarded most
+
+
 def part(repository: Repository, name: str, first: int, count: int) -> bytes:
     """`count` bytes of a file from byte `first` on, and no others where the hub gives ranges; fewer where the file ends."""
     headers = {**_headers(), "Range": f"bytes={first}-{first + count - 1}"}

@@ -12,8 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import constants, errors
-
 from engine.cache_folders import DESCRIBED, aside, finish, is_made, source, write
 from engine.errors import InputError
 from engine.gguf.shards import table
@@ -66,13 +64,12 @@ def fetch(folder: Path, on_progress: OnProgress | None = None) -> Path:
 
 
 def check_fetch(folder: Path) -> None:
-    """InputError where `fetch` could not be: offline by the user's wish, or without room on the disk."""
+    """InputError where a file is missing and `fetch` could not be: offline by the user's wish, from a hub that does not answer,
+    or without room on the disk."""
     wanted = _made(folder).id
     with asking("model", wanted.repo, wanted.revision, str(wanted)):
-        if constants.is_offline_mode():
-            raise errors.OfflineModeIsEnabled
         found = repository("model", wanted.repo, wanted.revision, _CONFIG)
-        fetching.require_space(found, _names(found, str(wanted)))
+        fetching.check(found, _names(found, str(wanted)))
 
 
 def _made(folder: Path) -> Described:

@@ -73,7 +73,7 @@ def fixed(value: str) -> str:
 
 
 def check_fetch(folder: Path) -> None:
-    """InputError where a run with this folder could not fetch its weights: the user wants no network, or the disk has no room."""
+    """InputError where a run with this folder could not fetch its weights: nobody gives them, or the disk has no room."""
     if fetched_bytes(folder):
         from engine.models import remote
 

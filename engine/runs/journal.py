@@ -27,6 +27,7 @@ TYPES = LIFECYCLE | {"phase", "heartbeat", "step", "samples", "eval", "command",
 
 _ENVELOPE = frozenset({"v", "seq", "t", "type"})
 _HEAD_BYTES = 128  # of the file's start, by which a reader knows its journal again
+_Look = tuple[int, int, int, int]  # inode, bytes, nanoseconds of the last write and of the last change
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
@@ -117,11 +118,14 @@ class JournalReader:
         self._offset = 0
         self._partial = b""
         self._skip_line = False
+        self._read_to_end: _Look | None = None  # how the file looked when all of it had been read
 
     def read(self, max_bytes: int = 1 << 18) -> list[Event]:
         """The next events, from about `max_bytes` of lines; [] when every complete line has been read."""
         self.restarted = False
         try:
+            if self._read_to_end is not None and _look(os.stat(self._path)) == self._read_to_end:
+                return []
             descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             if self._inode is not None:
@@ -129,7 +133,7 @@ class JournalReader:
                 self.restarted = True
             return []
         try:
-            self._place(descriptor)
+            info = self._place(descriptor)
             events: list[Event] = []
             while not events:
                 chunk = os.pread(descriptor, max_bytes, self._offset)
@@ -137,12 +141,13 @@ class JournalReader:
                     break
                 self._offset += len(chunk)
                 events = self._events(chunk)
+            self._read_to_end = _look(info) if self._offset == info.st_size else None
             return events
         finally:
             os.close(descriptor)
 
-    def _place(self, descriptor: int) -> None:
-        """Check that this is the file of the last call, else begin anew."""
+    def _place(self, descriptor: int) -> os.stat_result:
+        """Check that this is the file of the last call, else begin anew; returns how it looks."""
         info = os.fstat(descriptor)
         # the inode number of a deleted file is used again at once, so the first bytes are compared too
         same = self._inode in (None, info.st_ino) and os.pread(descriptor, len(self._head), 0) == self._head
@@ -155,6 +160,7 @@ class JournalReader:
         self._inode = info.st_ino
         if len(self._head) < _HEAD_BYTES:
             self._head = os.pread(descriptor, min(_HEAD_BYTES, info.st_size), 0)
+        return info
 
     def _events(self, chunk: bytes) -> list[Event]:
         *lines, self._partial = (self._partial + chunk).split(b"\n")
@@ -240,14 +246,23 @@ def jsonable(value: Any) -> Any:
 
 
 def _encode(record: dict[str, Any]) -> bytes:
-    # escaped to ASCII: a lone surrogate in a traceback has no UTF-8
-    return json.dumps(jsonable(record), allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
+    try:
+        text = _ENCODER.encode(record)
+    except (ValueError, TypeError):  # a number that is not finite, or another kind of mapping: rare, and dear to look for
+        text = _ENCODER.encode(jsonable(record))
+    return text.encode("ascii") + b"\n"
+
+
+def _look(info: os.stat_result) -> _Look:
+    return info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns
 
 
 def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+# escaped to ASCII: a lone surrogate in a traceback has no UTF-8
+_ENCODER = json.JSONEncoder(allow_nan=False, separators=(",", ":"))
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)  # json.loads would make one for every line
 
 

@@ -12,6 +12,7 @@ from engine.runs.record import RunRecord, Summary, derived_state, lock_is_held
 from engine.runs.state import RunState, fold
 
 _TAIL_BYTES = 1 << 16  # some 50 steps: enough for the latest lifecycle event, heartbeat and step times
+_FIRST_BYTES = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,11 @@ def summarise(record: RunRecord) -> RunSummary:
         created=summary.created,
         updated=summary.updated,
     )
+
+
+def begun(record: RunRecord) -> RunState:
+    """The state after the journal's first event, which says what is to be done: for those who go on with the journal's end."""
+    return fold(JournalReader(record.journal_file).read(_FIRST_BYTES)[:1])
 
 
 def recorded_state(folded: RunState, summary: Summary) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import secrets
 import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from engine import cache_folders, methods
 from engine import config as configs
-from engine import methods
 from engine.config import RunConfig
 from engine.errors import InputError
 from engine.model_names import plain
@@ -65,6 +64,7 @@ async def export(
     if config.chat.add_tokens and any(job.kind == "adapter" for job in jobs):
         raise InputError(_NO_ADAPTER, where="--to adapter", remedy=_INSTEAD.format(found.adapters_dir))
     chosen, request, environment = await asyncio.to_thread(opening, found, checkpoint)
+    left = [line for job in jobs for line in _cleared(job.out)]
     for job in jobs:
         _check_target(job)
     with ExitStack() as stack:
@@ -89,7 +89,7 @@ async def export(
             _check_target(job)  # it may have been made meanwhile, by another export or by the user
         for job, aside in zip(jobs, asides, strict=True):
             _name(aside, job.out)
-    return made
+    return [replace(each, notes=(*each.notes, *left)) if each is made[0] else each for each in made]
 
 
 def default_out(kind: str, run_id: str, here: Path) -> Path:
@@ -226,31 +226,43 @@ def _check_target(job: Job) -> None:
         raise InputError(what, where=str(out), remedy="give another --out, or remove it yourself")
 
 
+def _cleared(out: Path) -> list[str]:
+    """Remove what killed exports to the same place have left, and say so."""
+    if not out.parent.is_dir():
+        return []
+    with _writing(out.parent):
+        left = cache_folders.clear(out.parent, out.name)
+    return [
+        f"Removed what an export that was killed had left here: {path.name}."
+        for path in left
+        if not path.name.endswith(cache_folders.OLD)
+    ]
+
+
 @contextmanager
 def _aside(out: Path) -> Iterator[Path]:
     """A new folder beside the one to come; gone afterwards, unless it was renamed."""
-    folder = out.parent / f".{out.name}.{secrets.token_hex(4)}.part"
     missing = [parent for parent in out.parents if not parent.exists()]
-    with _writing(out.parent):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir()
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        for parent in missing:  # the deepest first; those that are in use by now stay
-            with suppress(OSError):
-                parent.rmdir()
+    with ExitStack() as stack:
+        try:
+            with _writing(out.parent):
+                folder = stack.enter_context(cache_folders.aside(out.parent, out.name))
+            yield folder
+        finally:
+            stack.close()
+            for parent in missing:  # the deepest first; those that are in use by now stay
+                with suppress(OSError):
+                    parent.rmdir()
 
 
-def _name(aside: Path, out: Path) -> None:
+def _name(made: Path, out: Path) -> None:
     """Give the folder its name; an earlier export goes once the new one is in its place."""
-    old = aside.with_name(f"{aside.name}.old")
+    old = made.with_name(f"{made.name}{cache_folders.OLD}")
     with _writing(out):
         if out.exists():
             os.rename(out, old)
         try:
-            os.rename(aside, out)
+            os.rename(made, out)
         except BaseException:  # also an impatient ctrl+c: what was there before stays
             if old.exists():
                 os.rename(old, out)

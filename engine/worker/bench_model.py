@@ -22,7 +22,7 @@ from engine.models.sources import with_weights
 from engine.sections import AdapterConfig
 from engine.splitting import split
 from engine.types import Example, Message
-from engine.worker import selftest_checks
+from engine.worker import recompute, selftest_checks
 from engine.worker.blank import Shape, write_blank_model
 from engine.worker.guard import MemoryGuard
 from engine.worker.model import Policy, load_policy
@@ -62,6 +62,9 @@ class Settings:
     lengths: tuple[int, ...] = ()  # completion tokens of the table of costs
     steps: int = 20  # of the journal's run
     bare: bool = True  # time the floor too
+    warm: bool = True  # a pass of each side that is not counted comes first; memory needs none
+    micro_batch_rows: int | None = None  # of a step's update; None: as a run would choose
+    grad_checkpoint: bool | None = None  # each layer is computed again in the backward pass; None: as a run would choose
 
     @property
     def rows(self) -> int:
@@ -138,7 +141,13 @@ def run_config(policy: Policy, settings: Settings, folder: Path, **objective: An
             "max_prompt_tokens": settings.prompt_tokens,
             "max_completion_tokens": settings.max_tokens,
         },
-        "optim": {"learning_rate": 1.0e-5, "schedule": "constant", "warmup": 0.0},
+        "optim": {
+            "learning_rate": 1.0e-5,
+            "schedule": "constant",
+            "warmup": 0.0,
+            "micro_batch_rows": settings.micro_batch_rows,
+            "grad_checkpoint": "auto" if settings.grad_checkpoint is None else settings.grad_checkpoint,
+        },
     }
     if not is_supervised:
         (folder / "rewards.py").write_text(REWARD, encoding="utf-8")
@@ -152,6 +161,18 @@ def guard(config: RunConfig) -> MemoryGuard:
     """Rows at once as a run would choose them."""
     found = split(config)
     return MemoryGuard(found.micro_batch_rows, found.decode_rows)
+
+
+def recomputes(config: RunConfig, policy: Policy) -> bool:
+    """Whether a run would compute each layer again in the backward pass. Raises InputError where that is asked for and this
+    model's layers cannot be."""
+    if not split(config).recomputes:
+        return False
+    exact = recompute.is_exact(policy)
+    if not exact and config.optim.grad_checkpoint is True:
+        what, remedy = "this model's layers cannot be computed again exactly", "leave grad_checkpoint out"
+        raise InputError(what, where="bench: grad_checkpoint", remedy=remedy)
+    return exact
 
 
 # Texts of a wanted length.

@@ -3,7 +3,8 @@
 prefill   from nothing until every row has its first token: the floor reads each prompt once for every completion
 decode    from there until the last token of the last row is on the host, ours with the texts
 
-Ours samples from the policy with its adapter on; `bare` decodes the model without one, `bare_adapter` with it.
+Ours samples from the policy with its adapter on; `bare` decodes the model without one, `bare_adapter` with it. Where the model's
+rows can hold a prompt together, ours does so, and `apart` is ours with a copy of the prompt's keys for every row.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ def rollout(policy: Policy, settings: Settings, told: Told) -> dict[str, Any]:
     """Seconds, tokens a second and peak memory of each side, and the ratios of their speeds (ours over bare)."""
     asked = bench_model.prompts(policy, settings.prompts, settings.prompt_tokens)
     prompts = [prompt for prompt, _ in prompts_within(policy, asked, settings.prompt_tokens)]
-    timed = alternate(_sides(policy, prompts, settings), settings.repeats, bench_model.weights_bytes(policy), told)
+    weights = bench_model.weights_bytes(policy)
+    timed = alternate(_sides(policy, prompts, settings), settings.repeats, weights, told, warm=settings.warm)
     length = len(prompts[0].token_ids)
     found: dict[str, Any] = {"prompt_tokens": length, "rows": settings.rows, "parted": is_parted(policy), "sides": {}}
     for side in timed.passes:
-        found["sides"][side] = _told(timed, side, settings, length, is_parted(policy) or side != "ours")
+        found["sides"][side] = _told(timed, side, settings, length, is_parted(policy) or side.startswith("bare"))
     if settings.bare:
         for name, ratio in (("speed", timed.ratio), ("cpu_speed", timed.cpu_ratio)):
             found[name] = {
@@ -38,7 +40,8 @@ def rollout(policy: Policy, settings: Settings, told: Told) -> dict[str, Any]:
                     **{part: ratio(bare, "ours", part) for part in ("prefill", "decode") if is_parted(policy)},
                     "whole": ratio(bare, "ours"),
                 }
-                for bare in ("bare", "bare_adapter")
+                for bare in timed.passes
+                if bare != "ours"
             }
     return {**found, "load": timed.load.as_dict()}
 
@@ -60,7 +63,7 @@ def _sides(policy: Policy, prompts: list[Prompt], settings: Settings) -> dict[st
     repeated = np.repeat(np.array([prompt.token_ids for prompt in prompts], dtype=np.int32), settings.group, axis=0)
     steps = iter(range(1, 1 << 30))
 
-    def ours(clock: Clock) -> None:
+    def sampled(clock: Clock, share_prompts: bool) -> None:
         clock.now("prefill")
         first = iter((True,))
 
@@ -76,6 +79,7 @@ def _sides(policy: Policy, prompts: list[Prompt], settings: Settings) -> dict[st
             temperature=1.0,
             seed=bench_model.SEED,
             step=next(steps),
+            share_prompts=share_prompts,
             alive=alive,
         )
         clock.now(None)
@@ -89,7 +93,12 @@ def _sides(policy: Policy, prompts: list[Prompt], settings: Settings) -> dict[st
     def bare_adapter(clock: Clock) -> None:
         bench_bare.rollout(policy.model, repeated, settings.max_tokens, clock)
 
-    return {"ours": ours, "bare": bare, "bare_adapter": bare_adapter} if settings.bare else {"ours": ours}
+    can_share = policy.decoding.token_bytes > 0 and settings.group > 1
+    sides: dict[str, Side] = {"ours": lambda clock: sampled(clock, can_share)}
+    if settings.bare:
+        apart: dict[str, Side] = {"apart": lambda clock: sampled(clock, False)} if can_share else {}
+        sides |= {**apart, "bare": bare, "bare_adapter": bare_adapter}
+    return sides
 
 
 def require_whole(rollouts: list[Rollout], settings: Settings) -> None:

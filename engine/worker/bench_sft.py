@@ -26,6 +26,7 @@ def sft(policy: Policy, settings: Settings, told: Told) -> dict[str, Any]:
     asked = bench_model.prompts(policy, settings.rows, settings.prompt_tokens)
     data = bench_model.replies(policy, asked, settings.max_tokens)
     task = SupervisedTask(policy, config, data, data[:1], bench_model.guard(config))
+    policy.recomputes = bench_model.recomputes(config, policy)
     trainer = Trainer(policy, config.optim, 1 << 20, bench_model.SEED)
     numbers = iter(range(1 << 20))
     batches = task.batches(StepWork(1))
@@ -42,13 +43,14 @@ def sft(policy: Policy, settings: Settings, told: Told) -> dict[str, Any]:
         bare.value_and_grad()
 
     sides = {"ours": ours, "bare": floor} if settings.bare else {"ours": ours}
-    timed = alternate(sides, settings.repeats, bench_model.weights_bytes(policy), told)
+    timed = alternate(sides, settings.repeats, bench_model.weights_bytes(policy), told, warm=settings.warm)
     tokens = bare.rows.completions.size
     found = {
         "rows": settings.rows,
         "prompt_tokens": bare.rows.prompts.shape[1],
         "target_tokens": bare.rows.completions.shape[1],
         "micro_batch_rows": task.guard.micro_batch_rows,
+        "recomputes": policy.recomputes,
         **{side: timed.told(side, tokens=tokens) for side in sides},
         "load": timed.load.as_dict(),
     }

@@ -14,17 +14,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
 from engine.config import RunConfig
 from engine.errors import InputError
 from engine.types import Example
-from engine.worker import bench_bare, bench_model
+from engine.worker import bench_attention, bench_bare, bench_model
 from engine.worker.batching import Batch
 from engine.worker.bench_model import Settings
 from engine.worker.bench_rollout import require_whole
 from engine.worker.bench_timing import Clock, Side, Timed, Told, alternate
 from engine.worker.bench_update import BareUpdate, gradient_difference, require_all
+from engine.worker.guard import tokens_of
 from engine.worker.measuring import timed_step
 from engine.worker.model import Policy
 from engine.worker.rewarding import Judge
@@ -32,6 +34,7 @@ from engine.worker.step import RewardTask
 from engine.worker.trainer import Trainer
 
 _BETAS = (0.0, 0.04)
+_COSTS = tuple(f"{cpu}milliseconds_per_{of}token" for cpu in ("", "cpu_") for of in ("", "computed_"))
 
 
 class Steps:
@@ -39,7 +42,9 @@ class Steps:
 
     def __init__(self, policy: Policy, config: RunConfig, asked: list[Example], judge: Judge, settings: Settings) -> None:
         self.task = RewardTask(policy, config, asked, asked, judge, bench_model.guard(config))
+        self.recomputes = bench_model.recomputes(config, policy)
         self.trainer = Trainer(policy, config.optim, 1 << 20, bench_model.SEED)
+        mx.eval(self.trainer.optimizer.state)  # a first step holds its moments, too
         self.settings = settings
         self.updates: list[list[Batch]] = []  # of the last step, the micro-batches of each
         self.prompts: list[tuple[int, ...]] = []  # of the last step
@@ -48,6 +53,7 @@ class Steps:
     def __call__(self, clock: Clock) -> None:
         """One step: the parts rollout, reward, score (where there is one) and update."""
         self._number += 1
+        self.task.policy.recomputes = self.recomputes
         work, self.updates = timed_step(self.task, self.task.guard, self.trainer, self._number, clock, _untold, _refused)
         self.prompts = [group.prompt.token_ids for group in work.groups]
         require_whole([rollout for group in work.groups for rollout in group.rollouts], self.settings)
@@ -79,7 +85,7 @@ def step(policy: Policy, settings: Settings, told: Told) -> dict[str, Any]:
         config = bench_model.run_config(policy, settings, folder, beta=0.0)
         steps = Steps(policy, config, asked, judge, settings)
         sides: dict[str, Side] = {"ours": steps, "bare": steps.bare} if settings.bare else {"ours": steps}
-        timed = alternate(sides, settings.repeats, bench_model.weights_bytes(policy), told)
+        timed = alternate(sides, settings.repeats, bench_model.weights_bytes(policy), told, warm=settings.warm)
         found = _told(timed, steps, settings)
         if settings.bare:
             told("gradients")
@@ -87,6 +93,7 @@ def step(policy: Policy, settings: Settings, told: Told) -> dict[str, Any]:
             found["beta"] = _betas(policy, settings, folder, asked, judge, told)
         if settings.lengths:
             found["lengths"] = _lengths(policy, settings, folder, asked, judge, told)
+            found["lengths_spread"] = {key: _spread(found["lengths"], key) for key in _COSTS}
         return found
 
 
@@ -96,6 +103,7 @@ def _told(timed: Timed, steps: Steps, settings: Settings) -> dict[str, Any]:
         "rows": settings.rows,
         "prompt_tokens": len(steps.prompts[0]),
         "micro_batch_rows": steps.task.guard.micro_batch_rows,
+        "recomputes": steps.recomputes,
         "updates": steps.task.updates_per_step,
         "ours": {
             **{phase: timed.told("ours", phase) for phase in phases},
@@ -138,23 +146,47 @@ def _betas(policy: Policy, settings: Settings, folder: Path, asked: list[Example
 def _lengths(
     policy: Policy, settings: Settings, folder: Path, asked: list[Example], judge: Judge, told: Told
 ) -> list[dict[str, Any]]:
-    """The cost of a completion token in a whole step at each length: one pass of each, ours alone, nothing warmed up anew."""
+    """The cost of a completion token in a whole step at each length, ours alone: one pass after one that is not counted, since
+    larger arrays are mapped anew; and of its update, attention by itself and what is left without it."""
     rows = []
     for length in settings.lengths:
         own = replace(settings, max_tokens=length)
         steps = Steps(policy, bench_model.run_config(policy, own, folder, beta=0.0), asked, judge, own)
         told(f"{length} tokens")
-        timed = alternate({"ours": steps}, 1, bench_model.weights_bytes(policy), _untold, warm=False)
-        seconds = {"rollout": timed.told("ours", "rollout"), "update": timed.told("ours", "update"), "whole": timed.told("ours")}
+        timed = alternate({"ours": steps}, 1, bench_model.weights_bytes(policy), told, warm=settings.warm)
+        told(f"{length} tokens: attention")
+        parts = {"rollout": timed.told("ours", "rollout"), "update": timed.told("ours", "update"), "whole": timed.told("ours")}
+        seconds, cpu_seconds = ({name: part[key] for name, part in parts.items()} for key in ("seconds", "cpu_seconds"))
+        batches = [batch for update in steps.updates for batch in update]
+        attention = bench_attention.cost(bench_attention.calls(steps.task.loss, batches), settings.repeats, steps.recomputes)
+        for known, alone in ((seconds, attention.seconds), (cpu_seconds, attention.cpu_seconds)):
+            known |= {"attention": alone, "update_apart": known["update"] - alone}
+        computed = sum(tokens_of(batch) for batch in batches)
         rows.append(
             {
                 "max_tokens": length,
                 "micro_batch_rows": steps.task.guard.micro_batch_rows,
-                "milliseconds_per_token": {name: 1e3 * part["seconds"] / own.tokens for name, part in seconds.items()},
-                "peak_bytes_above_weights": {name: part["peak_bytes_above_weights"] for name, part in seconds.items()},
+                "micro_batches": [len(batch.index) for batch in batches],
+                "recomputes": steps.recomputes,
+                "computed_tokens": computed,
+                "milliseconds_per_token": _milliseconds(seconds, own.tokens),
+                "cpu_milliseconds_per_token": _milliseconds(cpu_seconds, own.tokens),
+                "milliseconds_per_computed_token": _milliseconds(seconds, computed, "update", "update_apart"),
+                "cpu_milliseconds_per_computed_token": _milliseconds(cpu_seconds, computed, "update", "update_apart"),
+                "peak_bytes_above_weights": {name: part["peak_bytes_above_weights"] for name, part in parts.items()},
             }
         )
     return rows
+
+
+def _spread(rows: list[dict[str, Any]], key: str) -> float | None:
+    """The most over the least that an update costs apart from attention; None where noise has eaten one of them."""
+    apart = [row[key]["update_apart"] for row in rows]
+    return max(apart) / min(apart) if min(apart) > 0 else None
+
+
+def _milliseconds(seconds: dict[str, float], tokens: int, *wanted: str) -> dict[str, float]:
+    return {name: 1e3 * value / tokens for name, value in seconds.items() if not wanted or name in wanted}
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from engine.runs.journal import JournalWriter
 from engine.runs.record import RunRecord, State
 
 HEARTBEAT_SECONDS = 5.0
-_POLL_SECONDS = 0.1
+_POLL_SECONDS = 0.2
 
 
 class StopRequested(Exception):

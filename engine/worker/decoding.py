@@ -1,12 +1,14 @@
 """How a model decodes rows together, found by trying it on the model itself: families differ, and new ones come.
 
 Every prompt is prefilled alone (padded prefill gives eight families of mlx_lm a wrong state), the caches are merged, and rows
-are decoded together, dropped as they stop. What is left out: models whose prompts would have to be prefilled together.
+are decoded together, dropped as they stop; where the family allows it, over prompts that are held once for all their rows.
+What is left out: models whose prompts would have to be prefilled together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +16,8 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx_lm.models.cache import BatchKVCache, KVCache, make_prompt_cache
 
+from engine.worker import shared_prompts
+from engine.worker.shared_prompts import SharedPrompts
 from engine.worker.trees import scalar
 
 # batch: merged caches as mlx_lm has them. grouped: the mask gets one axis more. alone: one row after the other.
@@ -45,6 +49,7 @@ class Decoding:
     gap: float  # mean |log-prob of the mode - that of one plain forward|, nats
     limit: float
     refills: bool = False  # whether rows may take the places of those that stopped, beside rows that go on
+    token_bytes: int = 0  # keys and values of a token in a layer that may hold a prompt once for all its rows; 0: none may
 
     @property
     def agrees(self) -> bool:
@@ -52,13 +57,21 @@ class Decoding:
         return self.gap <= self.limit
 
 
-def merged(caches: Sequence[Sequence[Any]], mode: Mode) -> list[Any]:
-    """The caches of prompts that were prefilled alone, layer by layer as one batch."""
-    return [_kind(parts[0], mode).merge(list(parts)) for parts in zip(*caches, strict=True)]
+def merged(caches: Sequence[Sequence[Any]], mode: Mode, shares: bool) -> list[Any]:
+    """The caches of prompts that were prefilled alone, layer by layer as one batch, with a row for each prompt. Rows that are
+    then made of one (`filter`) have a copy of it each or, with `shares`, hold it together: decode inside `attention` then."""
+    return [_kind(parts[0], mode, shares).merge(list(parts)) for parts in zip(*caches, strict=True)]
 
 
-def _kind(part: Any, mode: Mode) -> Any:
-    return GroupedMask if mode == "grouped" and type(part) is KVCache else type(part)
+def attention(model: nn.Module, shares: bool) -> AbstractContextManager[None]:
+    """What decoding with `merged` caches happens in."""
+    return shared_prompts.attention(model) if shares else nullcontext()
+
+
+def _kind(part: Any, mode: Mode, shares: bool) -> Any:
+    if type(part) is not KVCache:
+        return type(part)
+    return SharedPrompts if shares else GroupedMask if mode == "grouped" else KVCache
 
 
 def find(model: nn.Module) -> Decoding:
@@ -66,16 +79,34 @@ def find(model: nn.Module) -> Decoding:
     plain, dtype = _plain(model)
     limit = HALF_LIMIT if dtype in (mx.float16, mx.bfloat16) else EXACT_LIMIT
     tried: list[Decoding] = []
-    for mode in MODES:
-        for refills in (False,) if mode == "alone" else (True, False):
-            try:
-                found = Decoding(mode, _gap(model, mode, plain, refills), limit, refills)
-            except REFUSALS:
-                continue
-            if found.agrees:
-                return found
-            tried.append(found)
+    for mode, refills, shares in _trials(model):
+        try:
+            with attention(model, shares):
+                gap = _gap(model, mode, plain, refills, shares)
+                found = Decoding(mode, gap, limit, refills, _token_bytes(model) if shares else 0)
+        except REFUSALS:
+            continue
+        if found.agrees:
+            return found
+        tried.append(found)
     return min(tried, key=lambda each: each.gap, default=Decoding("alone", float("inf"), limit))
+
+
+def _token_bytes(model: nn.Module) -> int:
+    """The most bytes that a layer without a window keeps of one token."""
+    cache = make_prompt_cache(model)
+    model(mx.array([_PROMPTS[0][:1]]), cache=cache)
+    pairs = [(part.keys, part.values) for part in cache if type(part) is KVCache]
+    return max(
+        int(keys[:, :, :1].nbytes + values[:, :, :1].nbytes) for keys, values in pairs if keys is not None and values is not None
+    )
+
+
+def _trials(model: nn.Module) -> Iterator[tuple[Mode, bool, bool]]:
+    """What is tried, the fastest first: mode, whether rows are refilled, whether prompts are shared."""
+    if any(type(part) is KVCache for part in make_prompt_cache(model)):
+        yield "batch", True, True
+    yield from ((mode, refills, False) for mode in MODES for refills in ((False,) if mode == "alone" else (True, False)))
 
 
 def _plain(model: nn.Module) -> tuple[list[mx.array], mx.Dtype]:
@@ -88,16 +119,18 @@ def _plain(model: nn.Module) -> tuple[list[mx.array], mx.Dtype]:
     return found, logits.dtype
 
 
-def _gap(model: nn.Module, mode: Mode, plain: Sequence[mx.array], refills: bool) -> float:
+def _gap(model: nn.Module, mode: Mode, plain: Sequence[mx.array], refills: bool, shares: bool) -> float:
     """Mean difference of the forced tokens' log-probabilities, decoded as the sampler would."""
     together = [[row] for row in range(len(_FORCED))] if mode == "alone" else [list(range(len(_FORCED)))]
-    gaps = [gap for rows in together for gap in _forced(model, rows, mode, plain, refills)]
+    gaps = [gap for rows in together for gap in _forced(model, rows, mode, plain, refills, shares)]
     return scalar(mx.mean(mx.stack(gaps)))
 
 
-def _forced(model: nn.Module, rows: list[int], mode: Mode, plain: Sequence[mx.array], refills: bool) -> list[mx.array]:
+def _forced(
+    model: nn.Module, rows: list[int], mode: Mode, plain: Sequence[mx.array], refills: bool, shares: bool
+) -> list[mx.array]:
     first = [row for row in rows if not (refills and row == _LATE)]
-    logits, cache = _begun(model, first, mode)
+    logits, cache = _begun(model, first, mode, shares)
     running = dict.fromkeys(first, 0)  # row: tokens it has
     gaps: list[mx.array] = []
     while running:
@@ -116,14 +149,14 @@ def _forced(model: nn.Module, rows: list[int], mode: Mode, plain: Sequence[mx.ar
                 part.filter(keep)
             logits, running = logits[keep], {row: position for row, position in running.items() if row in _LEFT}
             if refills:
-                late, more = _begun(model, [_LATE], mode)
+                late, more = _begun(model, [_LATE], mode, shares)
                 for part, other in zip(cache, more, strict=True):
                     part.extend(other)
                 logits, running[_LATE] = mx.concatenate([logits, late]), 0
     return gaps
 
 
-def _begun(model: nn.Module, rows: Sequence[int], mode: Mode) -> tuple[mx.array, list[Any]]:
+def _begun(model: nn.Module, rows: Sequence[int], mode: Mode, shares: bool) -> tuple[mx.array, list[Any]]:
     """Logits after the rows' prompts [B, V], each prompt read once, and the caches that hold them."""
     prompts = sorted({_OF_PROMPT[row] for row in rows})
     caches, ends = [], []
@@ -133,7 +166,7 @@ def _begun(model: nn.Module, rows: Sequence[int], mode: Mode) -> tuple[mx.array,
         caches.append(cache)
     if mode == "alone":
         return ends[0], caches[0]
-    together = merged(caches, mode)
+    together = merged(caches, mode, shares)
     each = mx.array([prompts.index(_OF_PROMPT[row]) for row in rows])
     for part in together:
         part.filter(each)

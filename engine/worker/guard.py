@@ -13,11 +13,12 @@ from typing import TypeVar
 
 import mlx.core as mx
 
-from engine.figures import size
+from engine.figures import counted, size
 from engine.worker.batching import Batch
 from engine.worker.task import Warn
 
 T = TypeVar("T")
+_AVOID = "the results are the same; a smaller optim.micro_batch_rows or max_completion_tokens avoids it"
 _OUT_OF_MEMORY = ("malloc", "out of memory", "allocat")  # in mlx's messages: Metal, CUDA
 
 
@@ -30,6 +31,7 @@ class MemoryGuard:
     limit_bytes: int | None = None  # None: nothing is held against anything
     planned_bytes: float = 0.0  # of an update for each token that it computes, before anything is measured; 0: unknown
     warn: Warn | None = None
+    has_told: bool = False  # that even one row at once takes more than the limit: it is said once
     measured_bytes: float = 0.0  # the most that a micro-batch took for each of its tokens
     peak_bytes: int = 0  # since `begin`, beside what mlx's own counter says since it was last set back
 
@@ -50,9 +52,14 @@ class MemoryGuard:
             tokens = max((tokens_of(batch) for batch in made), default=0)
             rows = max((len(batch.index) for batch in made), default=0)
             need = mx.get_active_memory() + tokens * (self.measured_bytes or self.planned_bytes)
-            if self.limit_bytes is not None and need > self.limit_bytes and rows > 1:
-                self._shrink(rows, f"the next would take {size(need)}")
-                continue
+            if self.limit_bytes is not None and need > self.limit_bytes:
+                if rows > 1:
+                    self._shrink(rows, f"the next would take {size(need)}")
+                    continue
+                if rows and not self.has_told:
+                    self.has_told = True
+                    remedy = "`droid-tune estimate CONFIG` says what makes it fit"
+                    self._tell("even a micro-batch of 1 row goes beyond the limit", f"it takes {size(need)}", remedy)
             self.peak_bytes = self.peak()
             before = mx.get_active_memory()
             mx.reset_peak_memory()
@@ -79,16 +86,15 @@ class MemoryGuard:
                     raise
                 mx.clear_cache()
                 self.decode_rows = places // 2
-                self._tell(f"rollouts decode {self.decode_rows} rows at once, not {places}", f"mlx: {error}")
+                self._tell(f"rollouts decode {counted(self.decode_rows, 'row')} at once, not {places}", f"mlx: {error}")
 
     def _shrink(self, rows: int, why: str) -> None:
         self.micro_batch_rows = min(self.micro_batch_rows, rows) // 2 or 1
-        self._tell(f"micro-batches have {self.micro_batch_rows} rows now, not {rows}", why)
+        self._tell(f"micro-batches have {counted(self.micro_batch_rows, 'row')} now, not {rows}", why)
 
-    def _tell(self, what: str, why: str) -> None:
+    def _tell(self, what: str, why: str, remedy: str = _AVOID) -> None:
         if self.warn is not None:
             limit = "" if self.limit_bytes is None else f" of {size(self.limit_bytes)}"
-            remedy = "the results are the same; a smaller optim.micro_batch_rows or max_completion_tokens avoids it"
             self.warn(
                 "memory", f"{what}: {why}{limit}", remedy, micro_batch_rows=self.micro_batch_rows, decode_rows=self.decode_rows
             )

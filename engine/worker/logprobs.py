@@ -21,6 +21,7 @@ import numpy as np
 from engine.chunking import chunk_positions, padded_positions, whole_positions
 from engine.worker import recompute, turns
 from engine.worker.batching import Batch, Floats, Row, pack
+from engine.worker.blocks import total
 from engine.worker.heads import holding, mode, noise, read_by_head, vocabulary
 from engine.worker.model import Policy
 
@@ -145,28 +146,30 @@ def _softmax_columns(logits: mx.array, tokens: mx.array, ask: _Ask) -> Columns:
         H = sum p (m - z) - log q       dH / dz = - p (log p + H)
 
     Written so that nothing cancels and the exponential is taken once: it costs as much as the head's product on a CPU. The
-    gradients are written out, since a derivation by mlx keeps several more arrays as large as the logits.
+    gradients are written out, since a derivation by mlx keeps several more arrays as large as the logits. What mlx's softmax
+    adds up is not quite 1 on a CPU (see blocks.py), so p stands over its own sum s.
     """
 
     @mx.custom_function
     def differentiable(logits: mx.array) -> list[mx.array]:
         p = mx.softmax(logits, axis=-1)  # [n, V]
+        s = total(p)  # [n, 1]
         top = logits.max(axis=-1, keepdims=True)  # [n, 1]
-        log_q = mx.log(p.max(axis=-1))  # [n]
+        log_q = mx.log(p.max(axis=-1) / s[:, 0])  # [n]
         columns = [(mx.take_along_axis(logits, tokens[:, None], axis=-1) - top)[:, 0] + log_q]
         if ask.entropy:
-            columns.append((p * mx.minimum(top - logits, _MOST)).sum(axis=-1) - log_q)
-        return [*columns, p]
+            columns.append(((p * mx.minimum(top - logits, _MOST)).sum(axis=-1) / s[:, 0]) - log_q)
+        return [*columns, p, s]
 
     @differentiable.vjp
     def backward(logits: mx.array, cotangents: list[mx.array], found: list[mx.array]) -> mx.array:
-        p, chosen = found[-1], cotangents[0]
+        p, s, chosen = found[-2], found[-1], cotangents[0]
         factor = -chosen[:, None]  # [n, 1]
         if ask.entropy_gradient:
             top, entropy = logits.max(axis=-1, keepdims=True), found[1][:, None]
-            logp = mx.maximum(logits - top, -_MOST) + mx.log(p.max(axis=-1, keepdims=True))  # [n, V]
+            logp = mx.maximum(logits - top, -_MOST) + mx.log(p.max(axis=-1, keepdims=True) / s)  # [n, V]
             factor = factor - (logp + entropy) * cotangents[1][:, None]
-        return (p * factor).at[mx.arange(len(tokens)), tokens].add(chosen)
+        return (p * (factor / s)).at[mx.arange(len(tokens)), tokens].add(chosen)
 
     return cast(Columns, differentiable(logits))[: 1 + ask.entropy]
 

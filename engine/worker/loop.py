@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -24,6 +23,8 @@ from engine.worker.companion import Companion, StopRequested
 from engine.worker.guard import MemoryGuard
 from engine.worker.history import Finding, History
 from engine.worker.model import Policy
+from engine.worker.sample_lines import sample_lines
+from engine.worker.step_times import StepTimes
 from engine.worker.task import Evaluation, Task, Watch
 from engine.worker.trainer import Trainer, UpdateResult
 from engine.worker.work import StepWork
@@ -72,6 +73,7 @@ class Loop:
     trainer: Trainer
     task: Task
     guard: MemoryGuard
+    times: StepTimes | None = None  # None: later estimates learn nothing from this run
     cursor: Cursor = field(default_factory=Cursor)
     _saved: tuple[int, int] | None = None
     _saved_t: float = field(default_factory=time.monotonic)
@@ -133,10 +135,14 @@ class Loop:
         self.cursor.work = None
         self.cursor.done = self.companion.step = step
         self._report(replace(self.task.metrics(work), bytes=self._bytes()))
+        if self.times is not None:
+            self.times.stepped(work)
         self._evaluate_if_due(step)
         due = time.monotonic() - self._saved_t >= 60 * self.config.run.checkpoint_minutes
         if due or step % self.config.run.checkpoint_every == 0 or step == self.config.run.steps:
             self._save("schedule")
+            if self.times is not None:
+                self.times.keep()
 
     def _evaluate_if_due(self, step: int) -> None:
         """Evaluate after step `step`, unless that is not due or was done before a stop."""
@@ -161,6 +167,8 @@ class Loop:
                 batches, result = self.guard.update(
                     lambda: self.task.batches(work), lambda made: self.trainer.update(number, made, self.task.loss)
                 )
+            if self.times is not None:
+                self.times.updated(batches)
             if result.applied:
                 self.cursor.nonfinite = 0
             else:
@@ -226,8 +234,7 @@ class Loop:
         if not rows:
             return
         name = f"{'step' if split == 'train' else 'eval'}-{step:06d}.jsonl"
-        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        records.write_atomic(self.record.samples_dir / name, lines.encode("utf-8", "surrogatepass"))
+        records.write_atomic(self.record.samples_dir / name, sample_lines(rows))
         self.journal.write("samples", step=step, split=split, file=f"samples/{name}")
 
     def _save(self, reason: str) -> None:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from engine import config as configs
 from engine import machine_load
 from engine.data import formats
 from engine.models.sources import with_weights
-from engine.worker.batching import Batch, pack
+from engine.worker.batching import Batch
 from engine.worker.bench_timing import Clock
 from engine.worker.guard import MemoryGuard
 from engine.worker.model import load_policy
 from engine.worker.run import split_of, task_of
-from engine.worker.step import step_completions
+from engine.worker.step_times import own_pids, step_lengths
 from engine.worker.task import Task, Warn, Watch
 from engine.worker.trainer import Trainer, UpdateResult
 from engine.worker.work import StepWork
@@ -45,33 +44,26 @@ def measure(request: Mapping[str, Any], tell: Tell) -> None:
     try:
         trainer = Trainer(policy, config.optim, config.run.steps * task.updates_per_step, config.run.seed)
         clock = Clock()
-        start = machine_load.mark()
+        start = machine_load.mark(own_pids(task))
         work, updates = timed_step(task, guard, trainer, 1, clock, told, warn)
         warmed = sum(part.seconds for part in clock.parts.values()) < WARM_SECONDS
         if warmed:  # the first step pays for what is compiled and allocated once
             clock = Clock()
-            start = machine_load.mark()
+            start = machine_load.mark(own_pids(task))
             told("once more, now that everything is warm")
             work, updates = timed_step(task, guard, trainer, 2, clock, told, warn)
         load = machine_load.since(start)
     finally:
         task.close()
-    groups = work.groups
-    if groups:
-        prompts = [len(group.prompt.token_ids) for group in groups]
-        completions = [len(rollout.token_ids) for group in groups for rollout in group.rollouts]
-        scored = pack(step_completions(groups), guard.micro_batch_rows, sharing=policy.sharing)
-    else:  # supervised
-        rows = [row for batch in updates[0] for row in _rows(batch)]
-        prompts, completions, scored = [prompt for prompt, _ in rows], [new for _, new in rows], []
+    lengths = step_lengths(work, updates, guard.micro_batch_rows, policy.sharing)
     found = {
         "seconds": {name: part.seconds for name, part in clock.parts.items()},
         "cpu_seconds": {name: part.cpu_seconds for name, part in clock.parts.items()},
         "peak_bytes": {name: part.peak_bytes for name, part in clock.parts.items()},
-        "prompts": prompts,
-        "completions": completions,
-        "updates": [[_packed(batch) for batch in batches] for batches in updates],
-        "scored": [_packed(batch) for batch in scored],
+        "prompts": lengths.prompts,
+        "completions": lengths.completions,
+        "updates": [[astuple(batch) for batch in batches] for batches in lengths.updates or ()],
+        "scored": [astuple(batch) for batch in lengths.scored or ()],
         "micro_batch_rows": guard.micro_batch_rows,
         "warmed": warmed,
         "others_cores": load.others_cores,
@@ -103,14 +95,3 @@ def timed_step(
 
 def _updating(task: Task, trainer: Trainer, number: int) -> Callable[[list[Batch]], UpdateResult]:
     return lambda batches: trainer.update(number, batches, task.loss)
-
-
-def _rows(batch: Batch) -> list[tuple[int, int]]:
-    """(prompt tokens, completion tokens) of each row that is trained."""
-    ends = [int(np.flatnonzero(row)[-1]) + 1 if row.any() else 1 for row in batch.mask > 0]
-    return [(int(batch.prompt_lengths[place]), end) for place, end in zip(batch.prompt_row, ends, strict=True)]
-
-
-def _packed(batch: Batch) -> list[int]:
-    """As engine.timing.Packed: prompts, their width, rows, their width, tokens that count."""
-    return [*batch.prompts.shape, *batch.completions.shape, int((batch.mask > 0).sum())]

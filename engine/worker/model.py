@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -17,13 +17,12 @@ from engine.config import AdapterConfig, ChatConfig, QuantizeConfig
 from engine.data.template import MODELS_OWN, stop_id, template_source
 from engine.errors import InputError
 from engine.types import Message
-from engine.worker import adapter_keys, added_rows, decoding, keys, prefix, quantised, rendering, starting
+from engine.worker import adapter_keys, added_rows, decoding, keys, parting, prefix, quantised, rendering, starting
 from engine.worker.batching import Batch, Sharing
 from engine.worker.trees import flat, nested
 
 AS_IT_IS = QuantizeConfig()
 NO_CODE = {"trust_remote_code": False}  # said to transformers, which else asks on stdin whether to run a tokenizer's own code
-_BODIES = ("model", "backbone", "transformer")  # names under which mlx_lm's models keep everything below the head
 
 
 class Policy:
@@ -47,7 +46,7 @@ class Policy:
         )
         source = None if chat.template is None else template_source(folder, chat.template)
         self.chat = rendering.ModelChat(tokenizer, self.stop_ids, source, chat.variables)
-        self.splits = _head_can_be_split(model)
+        self.splits = parting.can_be_parted(model)
         self.decoding = decoding.find(model)
         self.sharing: Sharing = prefix.find(self.hidden, model, self.decoding.mode == "grouped")
         self.recomputes = False  # whether the backward pass computes each layer again: engine/worker/recompute.py
@@ -56,7 +55,7 @@ class Policy:
 
     def hidden(self, tokens: mx.array, cache: Any = None) -> mx.array:
         """Hidden states [B, T, D] after the last layer; where the head cannot be parted, the logits [B, T, V]."""
-        run = _body(self.model) if self.splits else self.model
+        run = parting.body(self.model) if self.splits else self.model
         return cast(mx.array, run(tokens, cache=cache))
 
     def shares(self, batch: Batch) -> bool:
@@ -70,7 +69,7 @@ class Policy:
 
     def head(self, hidden: mx.array) -> mx.array:
         """Logits [B, T, V] of hidden states; the identity where the head cannot be parted."""
-        return _head_view(self.model)(hidden) if self.splits else hidden
+        return parting.head_view(self.model)(hidden) if self.splits else hidden
 
     @property
     def is_exact(self) -> bool:
@@ -270,60 +269,3 @@ def _base(module: nn.Module) -> nn.Module:
     """The module that a low-rank wrapper was made from."""
     base: nn.Module = module["embedding"] if "embedding" in module else module["linear"]
     return base
-
-
-def _body(model: nn.Module) -> nn.Module:
-    while "language_model" in model:
-        model = model["language_model"]
-    name = next(name for name in _BODIES if name in model)
-    body: nn.Module = model[name]
-    return body
-
-
-def _head_view(model: nn.Module) -> Callable[[mx.array], mx.array]:
-    """The model's own class with its body replaced by an identity: so every scale, cap and tied head is kept.
-
-    The view is made anew on each call, inside the loss, so that it always holds the current arrays.
-    """
-    while "language_model" in model:
-        model = model["language_model"]
-    name = next(name for name in _BODIES if name in model)
-    view = type(model).__new__(type(model))
-    nn.Module.__init__(view)
-    for key, value in vars(model).items():
-        if not key.startswith("_"):
-            object.__setattr__(view, key, value)
-    dict.update(view, model)
-    view[name] = _Lender(model[name])
-    head: Callable[[mx.array], mx.array] = view
-    return head
-
-
-class _Lender(nn.Module):
-    """Gives its input back unchanged, and the wrapped body's attributes (a tied embedding, say) to whoever asks."""
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        object.__setattr__(self, "_wrapped", body)
-
-    def __call__(self, hidden: mx.array, *_: Any, **__: Any) -> mx.array:
-        return hidden
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(object.__getattribute__(self, "_wrapped"), name)
-
-
-def _head_can_be_split(model: nn.Module) -> bool:
-    """Whether head(hidden(x)) equals model(x) to the bit on a small probe (families differ in what sits in the head)."""
-    inner = model
-    while "language_model" in inner:
-        inner = inner["language_model"]
-    if not any(name in inner for name in _BODIES):
-        return False
-    probe = mx.array([[1, 2, 3, 4, 5]])
-    try:
-        parted = _head_view(model)(_body(model)(probe))
-    except (TypeError, ValueError, AttributeError):
-        return False  # the family's head wants more than hidden states; full logits are always right
-    whole = model(probe)
-    return parted.shape == whole.shape and bool(mx.array_equal(parted, whole).item())

@@ -82,6 +82,7 @@ class Gatherer:
                     step=step,
                     purpose=f"refill {number}" if number else "sample",
                     rows_at_once=rows_at_once,
+                    share_prompts=sampling.share_prompts,
                     alive=watch.alive,
                 ),
             )

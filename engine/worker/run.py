@@ -7,10 +7,13 @@ import signal
 import subprocess
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
+import mlx.core as mx
+
 from engine import config as configs
-from engine import hardware
+from engine import hardware, machine_rates
 from engine.config import RunConfig
 from engine.data import formats
 from engine.errors import InputError
@@ -18,6 +21,7 @@ from engine.methods import method
 from engine.models.sources import with_weights
 from engine.runs.journal import JournalReader, JournalWriter
 from engine.runs.record import RunRecord
+from engine.shortfall import shortfall
 from engine.splitting import split
 from engine.worker import checkpoint, recompute
 from engine.worker.companion import Companion, StopRequested
@@ -26,6 +30,7 @@ from engine.worker.loop import Loop
 from engine.worker.model import Policy, load_policy
 from engine.worker.rewarding import Judge
 from engine.worker.step import RewardTask
+from engine.worker.step_times import StepTimes, own_pids
 from engine.worker.supervised import SupervisedTask
 from engine.worker.surroundings import changes, describe
 from engine.worker.task import Task, Warn
@@ -94,13 +99,24 @@ def _start(record: RunRecord, journal: JournalWriter, companion: Companion, resu
     data = formats.load_training_data(config)
     task = task_of(config, policy, data, guard, companion.warn)
     trainer = Trainer(policy, config.optim, config.run.steps * task.updates_per_step, config.run.seed)
-    loop = Loop(config, record, journal, companion, policy, trainer, task, guard)
+    times = _step_times(config, record, policy, guard, companion.warn, own_pids(task))
+    loop = Loop(config, record, journal, companion, policy, trainer, task, guard, times)
     if latest is not None:
         loop.restore(latest)
     if resume:
         companion.step = loop.cursor.done
         journal.write("resumed", from_step=loop.cursor.done if latest is not None else -1)
     return loop
+
+
+def _step_times(
+    config: RunConfig, record: RunRecord, policy: Policy, guard: MemoryGuard, warn: Warn, pids: Sequence[int]
+) -> StepTimes:
+    """What keeps this run's steps for later estimates, beside the rates in the home folder that the run lies in."""
+    summary = record.summary()
+    used = summary.environment
+    key = machine_rates.key(hardware.facts(), int(used["threads"]), used["blas"])
+    return StepTimes(config, record.folder.parents[1], key, f"the run {summary.name}", policy, guard, warn, pids)
 
 
 class _Pause(Exception):
@@ -201,11 +217,23 @@ def task_of(config: RunConfig, policy: Policy, data: formats.TrainingData, guard
     return task
 
 
+def bound_cache(limit: int) -> None:
+    """Let mlx keep at most `limit` bytes of freed buffers for reuse, or fewer where that is its own default."""
+    default = mx.set_cache_limit(limit)
+    if default < limit:
+        mx.set_cache_limit(default)
+
+
 def split_of(config: RunConfig, policy: Policy, latest: Path | None, warn: Warn) -> tuple[MemoryGuard, bool]:
     """How the work is cut, and whether layers are computed again: as planned, or as the checkpoint has it, since another split
     would change the last bits of the sums."""
     planned = split(config)
+    bound_cache(planned.cache_bytes)
     guard = MemoryGuard(planned.micro_batch_rows, planned.decode_rows, planned.limit_bytes, planned.update_bytes_per_token, warn)
+    short = None if planned.fits else shortfall(config)
+    if short is not None:
+        warn("memory", short.message, short.remedy, need_bytes=short.need_bytes, limit_bytes=short.limit_bytes)
+        guard.has_told = not planned.update_fits
     if latest is not None:
         state = checkpoint.read_state(latest)  # older ones hold the first only
         guard.micro_batch_rows, guard.decode_rows = int(state["micro_batch_rows"]), state.get("decode_rows")

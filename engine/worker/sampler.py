@@ -1,9 +1,9 @@
 """Rollouts: one batch over all prompts x group of a step, each prompt prefilled once, in a loop of our own.
 
-The cache objects are mlx_lm's: prefill each prompt alone, merge, decode the rows together, filter those that stopped, and put
-rows that wait into the freed places (where the memory plan does not let all begin at once); or, where decoding.py found that the
-family cannot, one row after the other. What is left out, and why: mlx_lm's BatchGenerator (it reports log-probabilities of
-temperature 1 in the model's own precision), top-p and top-k (the scored policy would be another one).
+Prefill each prompt alone, merge, decode the rows together over prompts that are held once for all of their rows, filter those
+that stopped, and put rows that wait into the freed places (where the memory plan does not let all begin at once); or, where
+decoding.py found that the family cannot, one row after the other. What is left out, and why: mlx_lm's BatchGenerator (it reports
+log-probabilities of temperature 1 in the model's own precision), top-p and top-k (the scored policy would be another one).
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from typing import Any
 import mlx.core as mx
 from mlx_lm.models.cache import make_prompt_cache
 
+from engine.prompt_sharing import Asked, saved_bytes, shares_prompts
 from engine.types import Prompt, Rollout
 from engine.worker import keys, lean
-from engine.worker.decoding import merged
+from engine.worker.decoding import attention, merged
+from engine.worker.draw import draw
 from engine.worker.model import Policy
-from engine.worker.trees import floats
+from engine.worker.trees import floats, matrix
 
 _SHRINK = 0.75  # places are cleared and filled when no more than this share still runs: doing so copies the cache
 
@@ -37,18 +39,22 @@ def sample(
     purpose: str = "sample",
     greedy: bool = False,
     rows_at_once: int | None = None,
+    share_prompts: Asked = "auto",
     alive: Callable[[], None] = lambda: None,
 ) -> list[list[Rollout]]:
     """`group_size` rollouts of each prompt, [prompts][group_size].
 
     Every draw has a key of its own, made of (seed, step, purpose, prompt id, its repetition, member, position); log-probabilities
     are those of softmax(logits / temperature) in float32. No more than `rows_at_once` rows are decoded together (None: all);
-    the others wait for a place. `alive` is called once per decoded position.
+    the others wait for a place. `share_prompts`: whether the rows of a prompt hold its keys together, where the model allows it.
+    `alive` is called once per decoded position.
     """
     names = [(*name, member) for name in _names(prompts) for member in range(group_size)]
     rows = [_Row(keys.key32(seed, step, purpose, *name[:2]), name[2] << 16) for name in names]
-    waiting = _Waiting(policy, prompts, group_size)
-    with lean.adapters(policy.model):
+    saved = saved_bytes(sum(len(prompt.token_ids) for prompt in prompts), group_size, policy.decoding.token_bytes)
+    shares = saved > 0 and shares_prompts(share_prompts, mx.default_device().type == mx.DeviceType.cpu, saved)
+    waiting = _Waiting(policy, prompts, group_size, shares)
+    with lean.adapters(policy.model), attention(policy.model, shares):
         _Decoder(policy, rows, waiting, _Ask(max_tokens, temperature, greedy), rows_at_once or len(rows), alive).run()
     made = [_rollout(policy, row) for row in rows]
     return [made[start : start + group_size] for start in range(0, len(made), group_size)]
@@ -77,8 +83,8 @@ class _Row:
 class _Waiting:
     """Rows that have not begun, in order. A prompt is prefilled when its first row begins and held until its last one does."""
 
-    def __init__(self, policy: Policy, prompts: Sequence[Prompt], group_size: int) -> None:
-        self.policy, self.prompts, self.group_size = policy, prompts, group_size
+    def __init__(self, policy: Policy, prompts: Sequence[Prompt], group_size: int, shares: bool) -> None:
+        self.policy, self.prompts, self.group_size, self.shares = policy, prompts, group_size, shares
         self.begun = 0
         self._held: tuple[int, mx.array, list[Any]] | None = None  # prompt, logits after it [1, V], caches
 
@@ -94,7 +100,7 @@ class _Waiting:
         ends, caches = zip(*(self._prefilled(place) for place in chosen), strict=True)
         last = chosen[-1]
         self._held = (last, ends[-1], caches[-1]) if self.left and self.begun % self.group_size else None
-        together = merged(caches, self.policy.decoding.mode)
+        together = merged(caches, self.policy.decoding.mode, self.shares)
         each = mx.array([place - chosen[0] for place in places])  # [B]
         for part in together:
             part.filter(each)
@@ -129,12 +135,14 @@ class _Decoder:
         self.cache: list[Any] = []
         self.keys = mx.zeros((0, 2), dtype=mx.uint32)  # [B, 2] of each place's next draw, less `drawn` in the second column
         self.drawn = 0
+        self.logprobs: list[mx.array] = []  # [B] of each position since rows left or began: they stay on the device until then
 
     def run(self) -> None:
         """Until no row waits and none runs."""
         while True:
             left = [place for place, row in enumerate(self.running) if not row.done]
             if not left and not self.waiting.left:
+                self._keep_logprobs()
                 return
             if len(left) <= _SHRINK * (self.places if self._fills(left) else len(self.running)):
                 self._clear_and_fill(left)
@@ -147,6 +155,7 @@ class _Decoder:
 
     def _clear_and_fill(self, left: list[int]) -> None:
         """Drop the places whose rows are done, and begin rows that wait."""
+        self._keep_logprobs()
         if left and len(left) < len(self.running):
             keep = mx.array(left)
             for part in self.cache:
@@ -170,15 +179,22 @@ class _Decoder:
         """One token of every place; those of rows that are done are not kept."""
         row_keys = self.keys + mx.array([0, self.drawn], dtype=mx.uint32)
         self.drawn += 1
-        token, logprob = _draw(self.logits, row_keys, self.ask.temperature, self.ask.greedy)
+        token, logprob = draw(self.logits, row_keys, self.ask.temperature, self.ask.greedy)
         if any(len(row.taken) + 1 < self.ask.max_tokens for row in self.running if not row.done):
             self.logits = self.policy.model(token[:, None], cache=self.cache)[:, -1]
             mx.async_eval(token, logprob, self.logits)  # under way while the host looks at the tokens
-        for row, one, value in zip(self.running, floats(token), floats(logprob), strict=True):
+        self.logprobs.append(logprob)
+        for row, one in zip(self.running, floats(token), strict=True):
             if not row.done:
                 row.taken.append(int(one))
-                row.scored.append(value)
                 row.done = one in self.policy.stop_ids or len(row.taken) == self.ask.max_tokens
+
+    def _keep_logprobs(self) -> None:
+        """Those of the tokens that each row took since it was last done."""
+        if self.logprobs:
+            for row, values in zip(self.running, matrix(mx.stack(self.logprobs, axis=1)), strict=True):  # [B, positions]
+                row.scored += values[: len(row.taken) - len(row.scored)]
+        self.logprobs = []
 
 
 def _names(prompts: Sequence[Prompt]) -> list[tuple[int, int]]:
@@ -189,17 +205,6 @@ def _names(prompts: Sequence[Prompt]) -> list[tuple[int, int]]:
         names.append((prompt.id, seen[prompt.id]))
         seen[prompt.id] += 1
     return names
-
-
-def _draw(logits: mx.array, row_keys: mx.array, temperature: float, greedy: bool) -> tuple[mx.array, mx.array]:
-    """One token for each row and its log-probability: [B, V], [B, 2] -> [B], [B]."""
-    logits = logits.astype(mx.float32) * (1 / temperature)
-    token = mx.argmax(logits, axis=-1) if greedy else mx.vmap(_categorical)(logits, row_keys)
-    return token, mx.take_along_axis(logits, token[:, None], axis=-1)[:, 0] - mx.logsumexp(logits, axis=-1)
-
-
-def _categorical(logits: mx.array, key: mx.array) -> mx.array:
-    return mx.random.categorical(logits, key=key)
 
 
 def _rollout(policy: Policy, row: _Row) -> Rollout:

@@ -21,6 +21,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 from engine.errors import InputError
 from engine.worker import keys
+from engine.worker.draw import draw
 from engine.worker.generating import Sides, opened, rendered
 from engine.worker.model import Policy
 from engine.worker.trees import scalar
@@ -117,7 +118,5 @@ def _tokens(policy: Policy, ids: Sequence[int], ask: Mapping[str, Any], is_over:
 
 def _draw(logits: mx.array, temperature: float, first: int, position: int) -> mx.array:
     """A token [1] from logits [1, V]; temperature 0 takes the likeliest."""
-    logits = logits.astype(mx.float32)
-    if temperature == 0:
-        return mx.argmax(logits, axis=-1)
-    return mx.random.categorical(logits * (1 / temperature), key=mx.array([first, position], dtype=mx.uint32))
+    key = mx.array([[first, position]], dtype=mx.uint32)
+    return draw(logits, key, temperature or 1.0, greedy=temperature == 0)[0]

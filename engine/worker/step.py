@@ -62,43 +62,78 @@ class RewardTask:
             self.policy.sync_reference(self.objective.ref_sync_mix)
         gathered = self._gatherer.gather(step, watch)
         work.discarded, work.refills = gathered.discarded, gathered.refills
-        token_kl = None
+        if self.objective.beta and self.objective.kl_in == "reward":
+            with watch.timed(step, "score"):
+                token_kl = self._charged(work, gathered.groups)
+            work.groups = with_advantages(gathered.groups, self.objective, token_kl)
+            return work
+        work.groups = with_advantages(gathered.groups, self.objective)
         if self._scores_old or self.objective.beta:
             with watch.timed(step, "score"):
-                token_kl = self._score(work, gathered.groups)
-        work.groups = with_advantages(gathered.groups, self.objective, token_kl)
+                self._score(work)
         return work
 
     @property
     def _scores_old(self) -> bool:
         """Whether the policy of the rollout has to be scored: for several updates, or to find the tokens of highest entropy."""
-        return (self.updates_per_step > 1 and self.objective.old == "trainer") or self.objective.entropy_quantile < 1
+        return self._takes_old or self.objective.entropy_quantile < 1
 
-    def _score(self, work: StepWork, groups: Sequence[Group]) -> list[Floats] | None:
-        """Old log-probabilities for the first of several updates (the trainer's own), entropies and the reference's where they
-        are used. Returns the KL of each token, old - ref, where it is charged to the reward."""
+    def _score(self, work: StepWork) -> None:
+        """Old log-probabilities for the first of several updates (the trainer's own), entropies and the reference's, of the rows
+        for which they are used."""
+        micro, temperature = self.guard.micro_batch_rows, self.config.sampling.temperature
+        rows = step_completions(work.groups, self.objective.truncated == "mask")
+        if self.objective.entropy_quantile < 1:
+            old, work.entropy = score_with_entropy(self.policy, rows, temperature, micro)
+            work.old = old if self._takes_old else None
+        elif self._takes_old:
+            work.old = self._scored(rows, self.old_is_used(work.step, rows))
+        if self.objective.beta:
+            with self.policy.reference():
+                work.ref = self._scored(rows, [not row.excluded for row in rows])
+
+    def _charged(self, work: StepWork, groups: Sequence[Group]) -> list[Floats]:
+        """The KL of each token, old - ref, that is charged to the reward; what several updates need is kept."""
         rows, micro = step_completions(groups), self.guard.micro_batch_rows
         temperature = self.config.sampling.temperature
-        in_reward = bool(self.objective.beta) and self.objective.kl_in == "reward"
         old = None
         if self.objective.entropy_quantile < 1:
             old, work.entropy = score_with_entropy(self.policy, rows, temperature, micro)
-        elif self._scores_old or (in_reward and self.objective.old == "trainer"):
+        elif self.objective.old == "trainer":
             old = score(self.policy, rows, temperature, micro)
-        if self.updates_per_step > 1 and self.objective.old == "trainer":
-            work.old = old
-        if not self.objective.beta:
-            return None
+        work.old = old if self._takes_old else None
         with self.policy.reference():
             ref = score(self.policy, rows, temperature, micro)
-        if not in_reward:
-            work.ref = ref
-            return None
         if old is None or self.objective.old == "sampler":
             old = sampler_logprobs(rows)
         token_kl = [a - b for a, b in zip(old, ref, strict=True)]
         work.kl = float(np.concatenate(token_kl).mean(dtype=np.float64))
         return token_kl
+
+    @property
+    def _takes_old(self) -> bool:
+        """Whether updates take their ratio against the policy of the rollout as the trainer scores it."""
+        return self.updates_per_step > 1 and self.objective.old == "trainer"
+
+    def old_is_used(self, step: int, rows: Sequence[Row]) -> list[bool]:
+        """For each row, whether an update reads the old policy's log-probabilities of it. Those of the first update are its own,
+        which it computes anyway; rows that no update takes need none."""
+        parts = minibatches(len({row.group for row in rows}), self.objective.minibatches, self.config.run.seed, step, 0)
+        first = set(parts[0]) if self.objective.updates == self.objective.minibatches else set()
+        return [row.group not in first and self._is_trained(row) for row in rows]
+
+    def _is_trained(self, row: Row) -> bool:
+        return not row.excluded and (self.objective.trains_all or bool(np.any(row.advantage)))
+
+    def _scored(self, rows: Sequence[Row], used: Sequence[bool]) -> list[Floats]:
+        """Log-probabilities of the rows that are used, in their places; of the others 0, which nobody reads."""
+        kept = [row for row, is_used in zip(rows, used, strict=True) if is_used]
+        chosen = [replace(row, index=place) for place, row in enumerate(kept)]
+        found = iter(score(self.policy, chosen, self.config.sampling.temperature, self.guard.micro_batch_rows))
+        return [
+            next(found) if is_used else np.zeros(len(row.tokens), dtype=np.float32)
+            for row, is_used in zip(rows, used, strict=True)
+        ]
 
     def batches(self, work: StepWork) -> list[Batch]:
         """The next update's micro-batches. Its weights count every completion of the mini-batch; rows that cannot move the
@@ -115,12 +150,10 @@ class RewardTask:
             [row.group for row in rows],
             self.config.sampling.max_completion_tokens,
         )
-        weighted = [
-            replace(row, weight=weight)
-            for row, weight in zip(rows, weights, strict=True)
-            if not row.excluded and (self.objective.trains_all or np.any(row.advantage))
-        ]
-        old = sampler_logprobs(step_completions(work.groups)) if self.objective.old == "sampler" else work.old
+        weighted = [replace(row, weight=weight) for row, weight in zip(rows, weights, strict=True) if self._is_trained(row)]
+        old = None if not work.updates else work.old  # the first update's ratio is 1: its own log-probabilities
+        if self.objective.old == "sampler":
+            old = sampler_logprobs(step_completions(work.groups))
         return pack(weighted, self.guard.micro_batch_rows, sharing=self.policy.sharing, old=old, ref=work.ref)
 
     def broken(self, work: StepWork) -> list[int]:

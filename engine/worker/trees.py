@@ -30,6 +30,11 @@ def floats(values: mx.array) -> list[float]:
     return cast("list[float]", values.tolist())
 
 
+def matrix(values: mx.array) -> list[list[float]]:
+    """Rows of Python floats; waits for them."""
+    return cast("list[list[float]]", values.tolist())
+
+
 def read_arrays(path: Path) -> dict[str, mx.array]:
     """The arrays of a safetensors file by name."""
     return cast("dict[str, mx.array]", mx.load(str(path)))

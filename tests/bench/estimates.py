@@ -24,10 +24,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from engine import blas, measuring
+from engine import blas, machine_load, measuring
 from engine.config import RunConfig
 from engine.home import home
 from engine.memory import Plan
+from engine.provenance import provenance
 from engine.timing import time_plan
 from tests.bench.estimate_grid import BLANK, FITTING, HELD_OUT, OTHER, REPORTED, SMOLLM2, Case
 
@@ -53,17 +54,19 @@ def main() -> None:
     cases = [case for case in (FITTING if chosen.fitting else REPORTED) if chosen.only in f"{case.model} {case.name}"]
     if measuring.known_rates(home()) is None:
         asyncio.run(measuring.measure_rates(home(), lambda text: print(text, file=sys.stderr)))
-    start, found = time.perf_counter(), []
+    start, begun, found = time.perf_counter(), machine_load.mark(), []
     with tempfile.TemporaryDirectory(prefix="droid-tune-estimates-") as name:
         for case in cases:
             found.append(apart(case, Path(name)))
             print(line(found[-1]), flush=True)
     report = {
         "kind": "estimates",
+        **provenance(),
         "seconds": time.perf_counter() - start,
         "held_out_family": HELD_OUT,
         "cases": found,
         **verdict(found),
+        "load": machine_load.since(begun).as_dict(),
     }
     print("\n".join(table(report)))
     if chosen.out is not None:

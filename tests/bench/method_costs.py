@@ -4,8 +4,8 @@
 
 The same model, adapter and rows for all: supervised training learns as many rows as the others sample completions. Every other
 completion is right, so that no row is left out; nothing is punished or masked for being cut; methods with more mini-batches than
-prompts take as many. Each step is the second of a worker
-of its own, timed phase by phase as `droid-tune estimate --measure` does it.
+prompts take as many. Each step is the second of a worker of its own, timed phase by phase as `droid-tune estimate --measure`
+does it.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import json
 import sys
 import tempfile
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from engine import hardware, measuring
+from engine import machine_load, measuring
 from engine.home import home
 from engine.methods import METHODS
+from engine.provenance import provenance
 from engine.worker import bench_model
 from engine.worker.bench_model import Settings
 
@@ -73,16 +73,16 @@ def main() -> None:
     options = parser.parse_args()
     settings = Settings()
     model = options.model or str(bench_model.blank_folder(home() / "machine" / "bench-4m"))
+    start = machine_load.mark()
     with tempfile.TemporaryDirectory(prefix="droid-tune-methods-") as name:
         rows = asyncio.run(measured(model, settings, Path(name)))
-    known = hardware.facts()
     report = {
         "kind": "methods",
-        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "machine": {"chip": known.chip, "cores": known.cores, "backend": known.backend},
+        **provenance(),
         "model": Path(model).name,
         "settings": {"rows": settings.rows, "prompt_tokens": settings.prompt_tokens, "max_tokens": settings.max_tokens},
         "methods": rows,
+        "load": machine_load.since(start).as_dict(),
     }
     text = json.dumps(report, indent=1) + "\n"
     if options.out is not None:

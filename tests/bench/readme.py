@@ -19,6 +19,13 @@ from engine.machine_load import IDLE_CORES
 from tests.bench.marked import write
 
 RESULTS = Path(__file__).parent / "results"
+_COSTS = (  # label, unit and part of a row of the costs by length
+    ("", "milliseconds_per_token", "whole"),
+    (": its update", "milliseconds_per_token", "update"),
+    (": attention in it", "milliseconds_per_token", "attention"),
+    (": the update without attention", "milliseconds_per_token", "update_apart"),
+    (": the same, per token computed", "milliseconds_per_computed_token", "update_apart"),
+)
 START, END = "<!-- speed tables: written by `python -m tests.bench.readme --write README.md` -->", "<!-- end of speed tables -->"
 
 Result = Mapping[str, Any]
@@ -30,7 +37,14 @@ def lines(results: Sequence[Result]) -> list[str]:
     for result in results:
         kinds.setdefault(result.get("kind", "bench"), []).append(result)
     bench, peers = kinds.get("bench", []), kinds.get("peer", [])
-    parts = [_bare(bench), _costs(bench), _peers(peers), _overhead(bench), _conditions([*bench, *peers])]
+    parts = [
+        _bare(bench),
+        _costs(bench),
+        _peers(peers),
+        _peer_memory(kinds.get("peer-memory", [])),
+        _overhead(bench),
+        _conditions([*bench, *peers]),
+    ]
     parts += [_methods(result) for result in kinds.get("methods", [])]
     parts += [_estimates(result) for result in kinds.get("estimates", [])]
     return [line for part in parts if part for line in ("", *part)][1:]
@@ -41,8 +55,9 @@ def _bare(results: Sequence[Result]) -> list[str]:
     if not measured:
         return []
     rows = [
-        "| model | decoding, share of the bare loop's speed | rollout | update, share of the bare loop's time | whole step "
-        "| supervised update | gradient apart by | peak memory of the update, ours / bare |",
+        "| ours against the bare loop | decoding, times as fast | whole rollout, times as fast | update, share of its time "
+        "| whole step, share of its time | supervised update, share of its time "
+        "| gradient apart by | peak memory of the update, ours / bare |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for result in measured:
@@ -78,8 +93,10 @@ def _costs(results: Sequence[Result]) -> list[str]:
         "|---|" + "---:|" * len(lengths),
     ]
     for result in measured:
-        found = {row["max_tokens"]: row["milliseconds_per_token"]["whole"] for row in result["step"]["lengths"]}
-        rows.append(f"| {_model(result)} | " + " | ".join(_times(found.get(length)) for length in lengths) + " |")
+        for label, key, name in _COSTS:
+            found = {row["max_tokens"]: row.get(key, {}).get(name) for row in result["step"]["lengths"]}
+            if any(value is not None for value in found.values()):
+                rows.append(f"| {_model(result)}{label} | {' | '.join(_times(found.get(length)) for length in lengths)} |")
     return rows
 
 
@@ -88,8 +105,8 @@ def _peers(results: Sequence[Result]) -> list[str]:
         return []
     rows = [
         f"| model | against {results[0]['peer']} | rollout, times as fast | whole step, times as fast | tokens/s, ours / theirs "
-        "| seconds a step, ours / theirs | peak memory, ours / theirs |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        "| seconds a step, ours / theirs |",
+        "|---|---|---:|---:|---:|---:|",
     ]
     named = {"peer_default": "its default, batch_size 1", "peer_best": "batch_size = prompts"}
     for result in results:
@@ -97,12 +114,53 @@ def _peers(results: Sequence[Result]) -> list[str]:
         for peer, times in result["times_as_fast"].items():
             theirs = result["sides"][peer]
             rows.append(
-                f"| {_model(result)} | {named[peer]} | {_times(times['rollout'])} | {_times(times['step'])} "
+                f"| {_model(result)} | {named[peer]}{_share(result, peer)} "
+                f"| {_times(times['rollout'])} | {_times(times['step'])} "
                 f"| {ours['rollout_tokens_per_second']:.0f} / {theirs['rollout_tokens_per_second']:.0f} "
-                f"| {ours['step_seconds']:.1f} / {theirs['step_seconds']:.1f} "
-                f"| {ours['peak_bytes_above_weights'] / 1e6:,.0f} / {theirs['peak_bytes_above_weights'] / 1e6:,.0f} MB |"
+                f"| {ours['step_seconds']:.1f} / {theirs['step_seconds']:.1f} |"
             )
     return rows
+
+
+def _share(result: Result, peer: str) -> str:
+    """What of a step the peer made, where it was not the whole."""
+    prompts = result["settings"]["prompts"]
+    made = result["settings"].get("peer_prompts", prompts)
+    return f" (scaled from {made} of {prompts} prompts)" if peer == "peer_default" and made < prompts else ""
+
+
+def _peer_memory(results: Sequence[Result]) -> list[str]:
+    if not results:
+        return []
+    rows = [
+        f"| model | rows of a micro-batch | update: {results[0]['peer']} | ours | update with `grad_checkpoint`: theirs | ours "
+        "| whole step, ours / theirs |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for result in results:
+        for found in result["peak_bytes_above_weights"]:
+            kept, again = found["kept"], found["grad_checkpoint"]
+            cells = [cell for sides in (kept, again) for cell in _peaks(sides["peer"]["update"], sides["ours"]["update"])]
+            whole = " / ".join(f"{kept[side]['whole'] / 1e6:,.0f}" for side in ("ours", "peer"))
+            rows.append(f"| {_model(result)} | {found['micro_batch_rows']} | {' | '.join(cells)} | {whole} MB |")
+    said = results[0]["settings"]
+    dates = sorted({result["date"][:10] for result in results})
+    fewer = [
+        f"; of {_model(result)} theirs are {result['settings']['peer_group']}, as it computes each row with its own prompt"
+        for result in results
+        if result["settings"].get("peer_group", said["group"]) != said["group"]
+    ]
+    sentence = (
+        "Peak memory above the weights, in brackets ours over theirs. One step of as many prompts as a micro-batch has rows "
+        f"(theirs by batch_size, ours by `optim.micro_batch_rows`), {said['group']} completions each{''.join(fewer)}; "
+        f"{said['prompt_tokens']} + {said['max_tokens']} tokens, rank {said['rank']}. "
+        f"Measured {', '.join(dates)}, {results[0]['machine']['backend']}."
+    )
+    return [*rows, "", sentence]
+
+
+def _peaks(theirs: int, ours: int) -> tuple[str, str]:
+    return f"{theirs / 1e6:,.0f} MB", f"{ours / 1e6:,.0f} MB ({ours / theirs:.2f})"
 
 
 def _overhead(results: Sequence[Result]) -> list[str]:
@@ -114,8 +172,12 @@ def _overhead(results: Sequence[Result]) -> list[str]:
             )
         if "app" in result:
             found = result["app"]
-            share, slowdown = 100 * found["share_of_one_core"], found["slowdown"]
-            said.append(f"the app takes {share:.1f}% of one core while it watches, and a step takes {slowdown:.2f} times as long")
+            share, seconds = 100 * found["share_of_one_core"], found["step_seconds"]
+            beside, without = seconds["with"], seconds["without"]
+            said.append(
+                f"the app takes {share:.1f}% of one core while it watches, and a step takes {beside / without:.2f} times as long "
+                f"({beside:.3f} against {without:.3f} s, medians)"
+            )
     return [f"On the demo {'; '.join(said)}."] if said else []
 
 
@@ -163,9 +225,17 @@ def _conditions(results: Sequence[Result]) -> list[str]:
     elif busiest <= IDLE_CORES:
         load = "nothing else ran there"
     else:
-        load = f"other work took up to {busiest:.1f} cores meanwhile, so only the ratios say much"
+        load = f"other work took up to {busiest:.1f} cores meanwhile: trust the CPU-time ratios, which the result files hold"
     dates = sorted({result["date"][:10] for result in results})
-    return [f"Measured {', '.join(dates)} on {'; '.join(machines)}: {'; '.join(settings)}. {load[0].upper()}{load[1:]}."]
+    revisions = sorted({result["revision"] for result in results if result.get("revision")})
+    of = f" of {', '.join(revisions)}" if revisions else ""
+    ratios = (
+        "Times as fast and shares are medians of the ratios of neighbouring passes or rounds; seconds and tokens/s are each "
+        "side's own medians, so that their quotient may differ a little."
+    )
+    return [
+        f"Measured{of} {', '.join(dates)} on {'; '.join(machines)}: {'; '.join(settings)}. {load[0].upper()}{load[1:]}. {ratios}"
+    ]
 
 
 def _loads(result: Result) -> list[Mapping[str, Any]]:

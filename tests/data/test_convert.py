@@ -160,7 +160,7 @@ def step(row: Row, source: str, target: str) -> Row | None:
     return Row(row.line, made.fields) if isinstance(made, Converted) else None
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_there_and_back_training_reads_the_same(data: st.DataObject) -> None:
     """For supervised training and for rewards, columns included; of chats one that no other format has is left out, not bent."""

@@ -254,7 +254,7 @@ OBJECTS = st.dictionaries(TEXT.filter(lambda name: name not in json_rows.WRAPPER
 JSON_KINDS = KINDS[:6]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(
     rows=st.lists(OBJECTS, min_size=1, max_size=4),
     zipped=st.booleans(),
@@ -294,7 +294,7 @@ def assert_in_pieces(rows: list[dict[str, Any]], size: int) -> None:
         assert [row.fields for row in json_rows.values(io.BytesIO(text), length) if isinstance(row, Row)] == rows
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=150)
 @given(rows=st.lists(st.fixed_dictionaries({"prompt": TEXT, "answer": TEXT}), min_size=1, max_size=4))
 def test_any_text_comes_back_from_csv(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, str]]) -> None:
     """An empty cell is null, and a prompt that is JSON is read as JSON: so both are kept out here."""
@@ -304,7 +304,7 @@ def test_any_text_comes_back_from_csv(tmp_path_factory: pytest.TempPathFactory, 
         assert [row.fields if isinstance(row, Row) else row for row in read_rows(path)] == wanted, kind
 
 
-@settings(deadline=None, max_examples=700)
+@settings(deadline=None, max_examples=400)
 @given(
     content=st.binary(min_size=1, max_size=60) | st.text("[]{}:,\"\\ \n\rab1e-0.ntru'", min_size=1, max_size=40).map(str.encode),
     ending=st.sampled_from((".jsonl", ".json", ".csv", ".jsonl.gz", ".json.gz", ".csv.gz")),

@@ -10,6 +10,7 @@ import pytest
 
 from engine import share
 from engine.api import Run
+from tests.support import warm
 from tests.support.live import finish, small_config
 
 from .support import with_merges
@@ -22,7 +23,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     model = with_merges(Path(shutil.copytree(share.demo_model(), home / "base")))
     overrides = {"run.steps": 2, "run.eval_every": 1, "run.checkpoint_every": 1, "run.name": "taken"}
     settings = {key.replace(".", "__"): value for key, value in overrides.items()}
-    config = small_config("grpo", model=str(model), optim__learning_rate=1e-3, **settings)
-    run, state = asyncio.run(finish(home, config))
+    data = {"train": "datasets/arithmetic-train.jsonl", "valid": "datasets/arithmetic-heldout.jsonl"}  # the card has its digest
+    config = small_config("grpo", model=str(model), data=data, optim__learning_rate=1e-3, **settings)
+    with warm.workers():
+        run, state = asyncio.run(finish(home, config))
     assert state.state == "finished", state.failure
     return run

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,12 @@ DEADLINE_SECONDS = 120.0
 
 @pytest.fixture(scope="module")
 def endless(tmp_path_factory: pytest.TempPathFactory) -> RunRecord:
-    """A run whose random model goes on for long, and wants no system turn."""
+    """A run whose random model never stops by itself, since its stop token lies outside the vocabulary, and wants no system
+    turn: an answer is under way for as long as a test takes to end it."""
     home = tmp_path_factory.mktemp("endless")
     base = write_family(home / "base", "llama")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "eos_token_id": config["vocab_size"]}))
     path = base / "tokenizer_config.json"
     config = json.loads(path.read_text())
     refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
@@ -173,6 +176,8 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_leaves(endless: RunRecord) -> None:
         after("the base model answers")
         after("base> ")
         os.write(terminal, b"\x04")
+        with suppress(OSError):  # EIO: nobody has the terminal any more; until then its end may wait for what it wrote to be read
+            until(lambda found: False)
         _, status = await_condition(lambda: found if (found := os.waitpid(pid, os.WNOHANG))[0] else None, "the chat's end")
         pid = 0
         assert os.waitstatus_to_exitcode(status) == 0

@@ -28,6 +28,7 @@ from .support import hand_made
 PROMPTS = ((Message("user", "What is 12+34?"),), (Message("system", "Be brief."), Message("user", "What is 5+6-7?")))
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_greedy_answers_are_those_of_mlx_lm(trained: Run) -> None:
     """Both sides of one batch, token for token what mlx_lm.generate gives for the base and for base with adapter."""
     home = trained.record.folder.parent.parent

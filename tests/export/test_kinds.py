@@ -19,8 +19,10 @@ import pytest
 import yaml
 from gguf import GGMLQuantizationType, GGUFReader, quants
 from mlx_lm.utils import load
+from typer.testing import CliRunner
 
 from engine.api import Engine, Run
+from engine.cli.app import app
 from engine.errors import InputError
 from engine.runs import record
 from engine.runs.record import RunRecord
@@ -28,6 +30,7 @@ from engine.takehome.export import PROVENANCE, default_out, export
 from engine.takehome.generate import folded
 from engine.takehome.kinds import Exported, Job
 from engine.worker.trees import flat
+from tests.support import warm
 from tests.support.live import DEADLINE_SECONDS, await_condition, small_config
 
 TOKENS = mx.array([[72, 101, 108, 108, 111, 32, 49, 50, 43, 51, 52, 61]])
@@ -45,7 +48,8 @@ def taken(trained: Run, tmp_path_factory: pytest.TempPathFactory) -> dict[str, E
         "f16": Job("gguf", out / "f16"),
         "q8": Job("gguf", out / "q8", bits=8),
     }
-    made = asyncio.run(export(trained.record, list(jobs.values()), "last"))
+    with warm.workers():
+        made = asyncio.run(export(trained.record, list(jobs.values()), "last"))
     assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
     return dict(zip(jobs, made, strict=True))
 
@@ -87,7 +91,7 @@ def test_quantising_is_measured_and_what_is_written_is_what_was_meant(taken: dic
     assert json.loads((made.out / "config.json").read_text())["quantization"]["bits"] == 4
 
 
-@pytest.mark.parametrize(("name", "kind", "largest"), [("f16", "F16", 0.05), ("q8", "Q8_0", 3.0)])
+@pytest.mark.parametrize(("name", "kind", "largest"), [("f16", "F16", 0.1), ("q8", "Q8_0", 3.0)])
 def test_gguf_holds_the_fused_model(taken: dict[str, Exported], name: str, kind: str, largest: float) -> None:
     """Tensor by tensor through the gguf package: matrices equal the fused model's, rounded as the type rounds; q and k rows of
     each head stand in pairs (row 2 i + j of the file is row j * half + i of the head); norms are exact."""
@@ -184,8 +188,10 @@ def test_what_is_not_the_policy_leaves_nothing_and_spares_what_was_there(
 
 
 def test_the_command_replaces_an_earlier_export(trained: Run, tmp_path: Path) -> None:
-    """As typed, of the best checkpoint, while a worker holds the run's lock; nothing in the run's folder is touched."""
+    """As typed, of the best checkpoint, while a worker holds the run's lock; nothing in the run's folder is touched. What a
+    killed export left beside it is removed."""
     (tmp_path / "out").mkdir()
+    (tmp_path / ".out.0123abcd.part").mkdir()
     (tmp_path / "out" / PROVENANCE).write_text("{}")
     before = {path: path.stat().st_mtime_ns for path in trained.record.folder.rglob("*")}
     command = [sys.executable, "-P", "-m", "tui", "export", "tak", "--out", "out", "--force", "--json"]
@@ -197,6 +203,9 @@ def test_the_command_replaces_an_earlier_export(trained: Run, tmp_path: Path) ->
     assert done.returncode == 0, done.stdout + done.stderr
     told = json.loads(done.stdout)
     assert told["checkpoint"] == "best" and told["difference"]["largest"] == 0
+    assert [note for note in told["notes"] if ".out.0123abcd.part" in note] and "0123" not in (
+        tmp_path / "out/README.md"
+    ).read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == told["files"]
     assert {path: path.stat().st_mtime_ns for path in trained.record.folder.rglob("*")} == before
@@ -245,6 +254,7 @@ def test_runs_and_checkpoints_that_are_not_there(trained: Run, fresh: RunRecord,
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("warm_workers")
 def test_targets_that_are_taken(trained: Run, tmp_path: Path) -> None:
     """An --out with something in it is refused; --force takes none but an earlier export."""
     (tmp_path / "own").mkdir()
@@ -282,6 +292,12 @@ def test_settings_that_do_not_go_together(settings: dict[str, Any], where: str, 
     with pytest.raises(InputError) as raised:
         Job(out=tmp_path, **settings).check()
     assert raised.value.where == where and raised.value.remedy
+
+
+def test_one_export_is_of_one_kind() -> None:
+    """--to twice is an error, and not the last of them."""
+    error = CliRunner().invoke(app, ["export", "any", "--to", "adapter", "--to", "fused"]).exception
+    assert isinstance(error, InputError) and error.where == "--to" and "adapter and fused" in error.what and error.remedy
 
 
 def test_lmstudio_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

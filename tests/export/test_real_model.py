@@ -14,16 +14,16 @@ import pytest
 from engine.blas import blas_environment
 from engine.takehome.export import export
 from engine.takehome.kinds import Job
-from tests.test_real_model import smollm2  # noqa: F401 - a fixture
+from tests.test_real_model import first_layers, smollm2  # noqa: F401 - fixtures
 
 from .support import hand_made
 
-pytestmark = [pytest.mark.real_model, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.real_model, pytest.mark.timeout(600), pytest.mark.usefixtures("warm_workers")]
 
 
-def test_smollm2_is_taken_home(smollm2: Path, tmp_path: Path) -> None:  # noqa: F811
+def test_smollm2_is_taken_home(first_layers: Path, tmp_path: Path) -> None:  # noqa: F811
     """Its 49,152 tokens, tied embeddings, grouped heads and real BPE: logits reach 40, so F16 rounds them by some hundredths."""
-    made = hand_made(tmp_path, smollm2, {"type": "lora"}, data={"train": "datasets/arithmetic.jsonl"})
+    made = hand_made(tmp_path, first_layers, {"type": "lora"}, data={"train": "datasets/arithmetic.jsonl"})
     fused, half = asyncio.run(export(made, [Job("fused", tmp_path / "fused"), Job("gguf", tmp_path / "gguf")]))
     assert fused.difference.largest < 1e-3 and fused.difference.kl < 1e-8
     assert 0 < half.difference.largest < 0.5 and half.difference.kl < 1e-4

@@ -220,6 +220,7 @@ def test_the_estimate_is_the_same_before_and_after(kind: str, tmp_path: Path) ->
     assert estimate(config) == before
 
 
+@pytest.mark.usefixtures("warm_workers")
 async def test_a_run_straight_from_a_gguf_file(tmp_path: Path, _own_home: Path) -> None:
     """It converts once, says so as a phase before anything is loaded, trains, and names the file that it depends on."""
     path = demo_file(tmp_path / "demo.gguf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,6 +13,7 @@ from huggingface_hub import constants
 
 from engine import config as configs
 from engine import home, share
+from engine.api import Engine
 from engine.data.template import ChatTokenizer
 from engine.errors import InputError
 from engine.estimate import estimate
@@ -213,13 +215,34 @@ def test_other_bytes_than_listed_are_deleted(hub: Hub, tmp_path: Path) -> None:
 def test_a_run_keeps_the_commit(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     config, _ = preflight(run_of("o/tiny"))
     assert model_id(config.model) is not None and config.model.startswith("o/tiny@") and hub.sent[WEIGHTS] < 10_000
-    hub.repos["o/tiny"].files["config.json"] += b"\n"
+    repo = hub.repos["o/tiny"]
+    repo.branches["before"] = dict(repo.files)  # a hub keeps every commit
+    repo.files["config.json"] += b"\n"
     assert preflight(run_of("o/tiny"))[0].model != config.model == preflight(config)[0].model
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert estimate(config).fetch_bytes > 0, "described, and asked of nobody"
     for unwanted in (config, run_of("o/shards")):
         with pytest.raises(InputError, match="HF_HUB_OFFLINE is set"):
             preflight(unwanted)
+
+
+def test_no_run_is_made_of_a_model_whose_weights_nobody_gives(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Described, and the hub is gone: one error, no run. Once it is whole no hub is needed, nor by a description from before."""
+    config, _ = preflight(run_of("o/tiny"))
+    assert ("HEAD", WEIGHTS) in [(each.method, each.path.rpartition("/")[2]) for each in hub.requests]
+    url, described = hub.url, sources.model_folder(config.model)
+    hub.close()
+    with pytest.raises(InputError, match=f"{url} does not answer") as caught:
+        asyncio.run(Engine(tmp_path / "home").start(config))
+    assert caught.value.where == config.model and "connect" in caught.value.remedy
+    assert not (tmp_path / "home" / "runs").exists()
+    with Hub({"o/tiny": demo_repo()}) as again, pytest.MonkeyPatch.context() as patch:
+        use(again, tmp_path / "hf", patch)
+        sources.with_weights(described)
+    sources.check_fetch(described)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    sources.check_fetch(described)
+    assert preflight(config)[0].model == config.model
 
 
 def test_families_are_those_of_the_installed_mlx_lm() -> None:

@@ -131,8 +131,8 @@ FAULTS = (
         name="zero-advantage-rows-dropped-despite-a-kl",
         why="with a KL in the loss rows without an advantage still move the policy",
         file=STEP,
-        old="(self.objective.trains_all or np.any(row.advantage))",
-        new="np.any(row.advantage)",
+        old="(self.objective.trains_all or bool(np.any(row.advantage)))",
+        new="bool(np.any(row.advantage))",
         test=f"{ROWS_AND_WEIGHTS}[grpo with kl]",
     ),
     Fault(

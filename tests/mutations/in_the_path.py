@@ -10,6 +10,7 @@ MODEL, REWARDING = "engine/worker/model.py", "engine/worker/rewarding.py"
 LOSSES, SUPERVISED = "engine/worker/losses.py", "engine/worker/supervised.py"
 CHAINS, WEIGHTS = "engine/data/chains.py", "engine/data/weights.py"
 OF_WEIGHTS, OF_WEIGHING = "tests/data/test_weights.py", "tests/worker/test_supervised_weights.py"
+SHARED, DRAW = "tests/worker/test_shared_prompts.py", "tests/worker/test_draw.py"
 OF_ROLLOUT, OF_STEP = "tests/worker/test_rollout_and_score.py", "tests/worker/test_step.py"
 AGREE = f"{OF_ROLLOUT}::test_sampler_and_trainer_agree_with_a_plain_forward"
 ROWS_AND_WEIGHTS = f"{OF_STEP}::test_each_update_has_its_rows_and_weights"
@@ -126,9 +127,9 @@ FAULTS = (
     Fault(
         name="sampled-without-temperature",
         why="the behaviour policy is softmax(logits / T): sampler and trainer have to mean the same one",
-        file=SAMPLER,
-        old="logits = logits.astype(mx.float32) * (1 / temperature)",
-        new="logits = logits.astype(mx.float32)",
+        file="engine/worker/draw.py",
+        old="logits = logits * (1 / temperature)",
+        new="logits = logits * 1.0",
         test=f"{AGREE}[lora-0.6]",
     ),
     Fault(
@@ -199,9 +200,41 @@ FAULTS = (
         name="old-policy-not-kept",
         why="without the rollout's log-probabilities every later update takes itself for on-policy: ratio 1, no clip",
         file=STEP,
-        old='if self.objective.old == "sampler" else work.old',
-        new='if self.objective.old == "sampler" else None',
+        old="old = None if not work.updates else work.old",
+        new="old = None",
         test=f"{OF_STEP}::test_the_ratio_is_taken_against_the_rollout_through_all_updates",
+    ),
+    Fault(
+        name="old-policy-of-other-rows",
+        why="the rows of the first of several updates alone need no old policy",
+        file=STEP,
+        old="row.group not in first and",
+        new="row.group in first and",
+        test=f"{OF_STEP}::test_nothing_is_scored_that_no_update_needs[4-0.0]",
+    ),
+    Fault(
+        name="prompt-padding-seen",
+        why="prompts of unequal length stand in one array: nobody may look at what fills the shorter ones up",
+        file="engine/worker/shared_prompts.py",
+        old="if min(self.lengths) < width:",
+        new="if False:",
+        test=f"{SHARED}::test_attention_is_that_of_each_row_by_itself[-every head its keys]",
+    ),
+    Fault(
+        name="late-rows-see-what-was-before-them",
+        why="rows that take a freed place begin behind tokens that are not theirs",
+        file="engine/worker/shared_prompts.py",
+        old="if any(starts):",
+        new="if False:",
+        test=f"{SHARED}::test_attention_is_that_of_each_row_by_itself[-every head its keys]",
+    ),
+    Fault(
+        name="drawn-beyond-the-sum",
+        why="where rounding puts the point on the sum itself, a token of probability 0 would be drawn",
+        file="engine/worker/draw.py",
+        old="return mx.minimum(passed, last), whole",
+        new="return passed, whole",
+        test=f"{DRAW}::test_a_token_of_probability_zero_is_never_drawn",
     ),
     Fault(
         name="reference-with-the-adapter-on",

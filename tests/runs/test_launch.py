@@ -202,7 +202,17 @@ def test_the_allocator_keeps_memory_on_linux_and_a_users_settings_stand() -> Non
     environment, _, _ = worker_environment({"MALLOC_TOP_PAD_": "1"}, {})
     assert environment["MALLOC_TOP_PAD_"] == "1"
     assert ("MALLOC_TRIM_THRESHOLD_" in environment) == (sys.platform == "linux")
-    assert allocator_environment("darwin") == {}
+    assert allocator_environment("darwin", ("", "")) == {}
+
+
+def test_the_allocator_keeps_larger_buffers_where_glibc_lets_it() -> None:
+    """Before 2.36 glibc refuses a threshold above 32 MiB, and would fall back to 128 KiB."""
+
+    def threshold(*libc: str) -> int:
+        return int(allocator_environment("linux", (libc[0], libc[1]))["MALLOC_MMAP_THRESHOLD_"])
+
+    assert threshold("glibc", "2.36") == threshold("glibc", "3.0") == 1 << 30
+    assert threshold("glibc", "2.35") == threshold("glibc", "2.9") == threshold("", "") == threshold("musl", "1.2.4") == 32 << 20
 
 
 def test_float32_is_not_shortened_unless_the_user_says_so() -> None:

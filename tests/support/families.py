@@ -98,7 +98,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
     "qwen3_next": {
         **_MIXTURE,
-        "num_hidden_layers": 4,
+        "num_hidden_layers": 2,  # one of each kind
         "linear_num_value_heads": 4,
         "linear_num_key_heads": 2,
         "linear_key_head_dim": 16,

@@ -1,8 +1,9 @@
 """Workers that begin at once: a process that has imported what a worker imports is forked for each launch.
 
 The imports take two seconds, what a worker does in a test often less than one. A forked worker is a process of its own all the
-same, with the session, folder, environment, output and lock that `launch` gives it; killed, it is gone. Fresh interpreters are
-for the tests of the launcher and of the command line. Only on Linux with mlx's CPU backend: a fork of a process that has loaded
+same, with the session, folder, environment, output and lock that `launch` gives it; killed, it is gone. One that is asked over
+its stdin ends with the process that was started for it, and that one with its exit status. Fresh interpreters are for the tests
+of the launcher and of the command line. Only on Linux with mlx's CPU backend: a fork of a process that has loaded
 Metal or CUDA may not use them, so elsewhere the launcher's own program runs.
 
     python -P -m tests.support.warm SOCKET     the process that is forked; it ends when its stdin does
@@ -29,19 +30,27 @@ from pathlib import Path
 
 import pytest
 
+from engine import selftest
 from engine.runs import launch
+from engine.takehome import asking, export, generate
 
-# Hands its arguments, surroundings and descriptors over, and ends as soon as there is a worker that has them.
+# Hands its arguments, surroundings and descriptors over. Ends as soon as there is a worker that has them; one that was asked for
+# something is waited for.
 _CLIENT = """
 import json, os, socket, sys
 path, *arguments = sys.argv[1:]
-descriptors = [0, 1, 2, int(arguments[arguments.index("--lock-fd") + 1])]
+descriptors = [0, 1, 2]
+if "--lock-fd" in arguments:
+    descriptors.append(int(arguments[arguments.index("--lock-fd") + 1]))
 with socket.socket(socket.AF_UNIX) as connection:
     connection.connect(path)
     socket.send_fds(connection, [b"."], descriptors)
     connection.sendall(json.dumps([arguments, os.getcwd(), dict(os.environ)]).encode())
     connection.shutdown(socket.SHUT_WR)
-    sys.exit(0 if connection.recv(1) == b"." else 1)
+    status = int(connection.recv(9) or 1)
+    if status < 0:
+        os.kill(os.getpid(), -status)
+    sys.exit(status)
 """
 _FREE = 100  # descriptors from here on are nobody's
 
@@ -50,7 +59,7 @@ _FREE = 100  # descriptors from here on are nobody's
 def workers() -> Iterator[None]:
     """Inside, whatever launches or resumes a run in this process forks its worker where that can be."""
     with pytest.MonkeyPatch.context() as patch:
-        for function in (launch.launch, launch.resume):
+        for function in (launch.launch, launch.resume, asking.ask, export.export, generate.generate, selftest.run):
             patch.setitem(function.__kwdefaults__, "program", _program())
         yield
 
@@ -96,14 +105,19 @@ def serve(path: str) -> None:
                 return
             connection, _ = listener.accept()
             with connection:
-                descriptors = socket.recv_fds(connection, 1, 4)[1]
+                descriptors = list(socket.recv_fds(connection, 1, 4)[1])
                 with connection.makefile("rb") as stream:
                     request = stream.read()
                 assert len(os.listdir("/proc/self/task")) == 1, "a process with threads must not be forked"
                 if os.fork() == 0:
                     listener.close()
-                    os._exit(_worker(connection, descriptors, *json.loads(request)))
-                connection.send(b".")
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    if len(descriptors) == 3 and (worker := os.fork()):
+                        os._exit(_held(connection, descriptors, worker))
+                    connection.close()
+                    os._exit(_worker(descriptors, *json.loads(request)))
+                if len(descriptors) == 4:
+                    connection.send(b"0")
             for descriptor in descriptors:
                 os.close(descriptor)
 
@@ -115,23 +129,36 @@ def _reap() -> None:
             continue
 
 
-def _worker(
-    connection: socket.socket, descriptors: list[int], arguments: list[str], folder: str, environment: dict[str, str]
-) -> int:
-    """Become what `launch` would have started; the exit status."""
+def _held(connection: socket.socket, descriptors: list[int], worker: int) -> int:
+    """Wait for the end of a worker and tell its status, or end it where nobody waits any longer."""
+    for descriptor in descriptors:
+        os.close(descriptor)
+    ended, watched = os.pidfd_open(worker), select.poll()
+    watched.register(ended, select.POLLIN)
+    watched.register(connection, 0)  # nothing but that the other end is gone
+    if ended not in {ready for ready, _ in watched.poll()}:
+        os.kill(worker, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(worker, 0)[1])
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        connection.sendall(str(status).encode())
+    return 0
+
+
+def _worker(descriptors: list[int], arguments: list[str], folder: str, environment: dict[str, str]) -> int:
+    """Become what would have been started without this; the exit status."""
     from engine.worker.__main__ import main
 
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    connection.close()
     os.setsid()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    lock = int(arguments[arguments.index("--lock-fd") + 1])
+    places = [0, 1, 2]
+    if "--lock-fd" in arguments:
+        places.append(int(arguments[arguments.index("--lock-fd") + 1]))
     moved = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, _FREE) for descriptor in descriptors]
     for descriptor in descriptors:
         os.close(descriptor)
-    for source, target in zip(moved, (0, 1, 2, lock), strict=True):
+    for source, target in zip(moved, places, strict=True):
         os.dup2(source, target)
         os.close(source)
     try:

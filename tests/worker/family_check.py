@@ -31,6 +31,7 @@ from engine import config as configs
 from engine.api import Run
 from engine.config import AdapterConfig
 from engine.objective import Objective
+from engine.runs import launch
 from engine.runs import record as records
 from engine.runs.journal import JournalReader
 from engine.worker import run as worker_run
@@ -174,10 +175,10 @@ def _runs(folder: Path, model: Path, adapter: AdapterConfig) -> dict[str, Any]:
                 "method": "grpo",
                 "data": {"train": "datasets/arithmetic.jsonl"},
                 "adapter": adapter.model_dump(),
-                "sampling": {"prompts_per_step": 2, "group_size": 3, "max_completion_tokens": 8},
+                "sampling": {"prompts_per_step": 2, "group_size": 3, "max_completion_tokens": 5},
                 "rewards": [{"name": "letters", "file": str(folder / "letters.py")}],
                 "optim": {"learning_rate": 1e-3 if adapter.type != "full" else 1e-4},
-                "run": {"steps": STEPS, "eval_every": STEPS, "eval_rows": 2, "checkpoint_every": 1},
+                "run": {"steps": STEPS, "eval_every": STEPS, "eval_rows": 1, "checkpoint_every": 1},
             }
         ),
         base=folder,
@@ -205,7 +206,7 @@ def _train(record: records.RunRecord, resume: bool, stop_after: int | None = Non
     """The worker's `run` in this process; with `stop_after`, asked by SIGTERM to stop once that step is in the journal."""
     descriptor = os.open(record.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    record.update(state="starting", launched=time.time())
+    record.update(state="starting", launched=time.time(), environment=launch.worker_environment(os.environ, {})[1])
     if stop_after is not None:
         threading.Thread(target=_stop, args=(record, stop_after), daemon=True).start()
     try:

@@ -20,8 +20,9 @@ pytestmark = pytest.mark.usefixtures("warm_workers")
 
 
 async def begun(home: Path) -> Run:
-    """A run whose worker has just started to load."""
-    run = await Engine(home).start(small_config("sft", run__steps=8))
+    """A run whose worker has just started to load; its rows and its first evaluation give a command time to come."""
+    config = small_config("sft", run__steps=8, run__eval_rows=128, data__train="datasets/arithmetic-sft.jsonl")
+    run = await Engine(home).start(config)
     await asyncio.to_thread(await_event, run, 0, lambda e: e.type == "started")
     return run
 

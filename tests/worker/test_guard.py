@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import pytest
 
+from engine import splitting
 from engine.api import Engine, Run
+from engine.hardware import GIB
+from engine.memory import Fit
+from engine.splitting import LEAST_CACHE
 from engine.worker.batching import Row, pack
 from engine.worker.guard import MemoryGuard, tokens_of
+from engine.worker.run import bound_cache, split_of
 from tests.support.live import assert_same_bits, await_event, events, finish, kill, outcome, small_config
 
 ROWS = [Row(index, (1, 2, 3), (4, 5, 6, 7), index) for index in range(8)]
@@ -49,6 +55,16 @@ def test_rows_are_halved_until_the_plan_says_that_they_fit() -> None:
     assert "4 rows now, not 8" in told.warnings[0][1] and "2 rows now, not 4" in told.warnings[1][1]
     guard, told = guarded(active + 90 * 10**6, 1e6)
     assert sizes(guard) == [8] and not told.warnings
+
+
+def test_one_row_that_goes_beyond_the_limit_is_told_once() -> None:
+    """Training goes on: the plan may err. A run whose plan has said so at its start is not told again."""
+    guard, told = guarded(1, 1e6, rows=1)
+    assert sizes(guard) == [1] * 8 == sizes(guard)
+    assert len(told.warnings) == 1 and "even a micro-batch of 1 row" in told.warnings[0][1] and "1 B" in told.warnings[0][1]
+    guard, told = guarded(1, 1e6, rows=1)
+    guard.has_told = True
+    assert sizes(guard) == [1] * 8 and not told.warnings
 
 
 def test_what_was_measured_takes_the_plans_place() -> None:
@@ -104,12 +120,32 @@ def test_a_rollout_is_drawn_again_in_fewer_places() -> None:
     assert [kind for kind, _ in told.warnings] == ["memory"] * 2
 
 
+def test_what_mlx_keeps_for_reuse_stays_within_the_limit() -> None:
+    """8 GiB of which 3 are planned leave 5; a peak beyond the limit, and a CPU, the least. A run's start sets it, and
+    never raises what mlx has by itself."""
+    fit = Fit(4, False, None, update_peak=3 * GIB, rollout_peak=1 * GIB, score_peak=None, limit=8 * GIB)
+    assert splitting.cache_bytes(fit, "metal") == splitting.cache_bytes(fit, "cuda") == 5 * GIB
+    assert splitting.cache_bytes(replace(fit, update_peak=9 * GIB), "metal") == LEAST_CACHE
+    assert splitting.cache_bytes(fit, "cpu") == LEAST_CACHE
+    own = mx.set_cache_limit(GIB)
+    try:
+        split_of(small_config("grpo", run__memory_limit_gb=0.5), None, None, Told())  # type: ignore[arg-type]
+        array = mx.zeros((3 * LEAST_CACHE // 4,)) + 1
+        mx.eval(array)
+        del array
+        assert mx.get_cache_memory() <= LEAST_CACHE
+        bound_cache(GIB)
+        assert mx.set_cache_limit(own) == LEAST_CACHE
+    finally:
+        mx.set_cache_limit(own)
+
+
 async def test_a_run_within_a_limit_goes_on_in_smaller_micro_batches(tmp_path: Path, warm_workers: None) -> None:
-    """16 rows at once are asked for, with 4 MB: the worker takes fewer, says so for each halving, keeps them in its checkpoint
+    """16 rows at once are asked for, with 2 MB: the worker takes fewer, says so for each halving, keeps them in its checkpoint
     and ends with the rewards and losses of the unlimited run."""
     asked = {"optim__micro_batch_rows": 16, "run__steps": 2}
     whole, _ = await finish(tmp_path / "whole", small_config("grpo", **asked))
-    limited, state = await finish(tmp_path / "limited", small_config("grpo", **asked, run__memory_limit_gb=0.004))
+    limited, state = await finish(tmp_path / "limited", small_config("grpo", **asked, run__memory_limit_gb=0.002))
     assert state.state == "finished"
     warnings = [event.fields for event in events(limited) if event.type == "warning"]
     assert warnings and {warning["kind"] for warning in warnings} == {"memory"}
@@ -119,7 +155,7 @@ async def test_a_run_within_a_limit_goes_on_in_smaller_micro_batches(tmp_path: P
     for one, other in zip(_steps(whole), _steps(limited), strict=True):
         assert one["reward"] == other["reward"]
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
-        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
+        assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-5)
 
 
 def _steps(run: Run) -> list[dict[str, Any]]:

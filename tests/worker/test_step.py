@@ -78,20 +78,28 @@ def test_each_update_has_its_rows_and_weights(make_policy: Callable[..., Policy]
 def test_old_is_the_policy_and_ref_the_base_model_at_the_temperature(
     make_policy: Callable[..., Policy], bench: Bench, kind: str
 ) -> None:
-    """After training has moved the policy, `old` is its own log-probability at T = 0.6 and `ref` the untrained model's."""
+    """After training has moved the policy, `old` is its own log-probability at T = 0.6 and `ref` the untrained model's. Of the
+    row without a reward, which no update takes, neither is computed; the first update is its own old policy."""
     base, policy = make_policy("full"), make_policy(kind)
     task = bench.task(policy, objective__beta=0.05)
     nudge(policy)
     work = task.begin(1, watch())
     assert work.old is not None and work.ref is not None and len(work.old) == len(work.ref) == 24
-    apart = 0.0
-    for row, rollout in zip(completions(work), [r for group in work.groups for r in group.rollouts], strict=True):
+    apart, unscored = 0.0, 0
+    judged = [pair for group in work.groups for pair in zip(group.rollouts, group.rewards, strict=True)]
+    for row, (rollout, reward) in zip(completions(work), judged, strict=True):
+        if reward is None:
+            unscored += 1
+            assert not work.old[row.index].any() and not work.ref[row.index].any()
+            continue
         now = plain(policy, row, TEMPERATURE)
         np.testing.assert_allclose(work.old[row.index], now, rtol=0, atol=1e-5)
         np.testing.assert_allclose(work.ref[row.index], plain(base, row, TEMPERATURE), rtol=0, atol=1e-5)
         np.testing.assert_allclose(rollout.logprobs, now, rtol=0, atol=1e-4)
         apart = max(apart, float(np.abs(work.old[row.index] - work.ref[row.index]).max()))
-    assert apart > 0.01
+    assert apart > 0.01 and unscored == 1
+    assert all(batch.old is None and batch.ref is not None for batch in task.batches(work))
+    work.updates.append(nothing_learned())
     for batch in task.batches(work):
         assert batch.old is not None and batch.ref is not None
         for place, index in enumerate(batch.index.tolist()):
@@ -148,24 +156,32 @@ def test_at_rate_zero_the_ratio_stays_one(make_policy: Callable[..., Policy], be
         assert stats["clip_low"] == stats["clip_high"] == 0
 
 
-@pytest.mark.parametrize(("minibatch_count", "beta", "expected"), [(1, 0.0, 0), (1, 0.05, 1), (4, 0.0, 1), (4, 0.05, 2)])
+@pytest.mark.parametrize(("minibatch_count", "beta"), [(1, 0.0), (1, 0.05), (4, 0.0), (4, 0.05)])
 def test_nothing_is_scored_that_no_update_needs(
     make_policy: Callable[..., Policy],
     bench: Bench,
     monkeypatch: pytest.MonkeyPatch,
     minibatch_count: int,
     beta: float,
-    expected: int,
 ) -> None:
-    """One pass over all rows for `old` where there are several updates, one for `ref` where beta > 0."""
+    """`old` where there are several updates, of the rows that the second to the last of them take; `ref` where beta > 0, of all
+    rows that are trained: 23 of 24 have a reward. Without a KL those of advantage 0 are not trained either."""
     calls: list[int] = []
     score = step_module.score
     monkeypatch.setattr(step_module, "score", lambda policy, rows, *rest: calls.append(len(rows)) or score(policy, rows, *rest))
     shape = {"objective__minibatches": minibatch_count, "objective__updates_per_rollout": 1, "objective__beta": beta}
-    work = bench.task(make_policy("lora"), **shape).begin(1, watch())
-    assert calls == [24] * expected
+    task = bench.task(make_policy("lora"), **shape)
+    work = task.begin(1, watch())
     assert (work.old is not None, work.ref is not None) == (minibatch_count > 1, beta > 0)
-    assert ("score" in work.seconds) == (expected > 0)
+    assert ("score" in work.seconds) == bool(calls)
+    taken: list[list[int]] = []  # rows of each update
+    for _ in range(minibatch_count):
+        taken.append([int(index) for batch in task.batches(work) for index in batch.index])
+        work.updates.append(nothing_learned())
+    later = sum(map(len, taken[1:]))
+    assert calls == [later] * (minibatch_count > 1) + [23] * (beta > 0) and 0 <= later < sum(map(len, taken)) <= 23
+    if work.old is not None:
+        assert {row for row, values in enumerate(work.old) if values.any()} == {row for rows in taken[1:] for row in rows}
 
 
 def test_prompts_over_the_limit_are_left_out_and_ids_stay_places(make_policy: Callable[..., Policy], bench: Bench) -> None:

@@ -220,6 +220,7 @@ def test_a_tokenizer_that_tells_no_characters_is_refused_where_it_matters(tmp_pa
         assert target_rows(chat, EXAMPLES[0], "assistant", 1)[0].weights == ()
 
 
+@pytest.mark.usefixtures("warm_workers")
 async def test_a_run_reports_the_weighted_mean_of_its_first_step(tmp_path: Path) -> None:
     """Five rows in each of two steps, on the embedded model with a fresh adapter, which adds 0: the first loss is the weighted
     mean of the model as it is, and the evaluation before it, on the same rows, the plain one."""

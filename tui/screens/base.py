@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
+from rich.segment import Segment
 from textual.app import ComposeResult
 from textual.binding import BindingType
 from textual.content import Content
 from textual.keys import key_to_character
 from textual.reactive import reactive
 from textual.screen import Screen
-from textual.widget import Widget
 
 from tui.actions.base import HELP_RANK, LEAVE_RANK, Action, bindings, key_name, of_scope
+from tui.widgets.painted import Kept, Painted
 
 if TYPE_CHECKING:
     from tui.app import DroidTuneApp
@@ -35,20 +36,20 @@ def ends(left: Content, right: Content, width: int) -> Content:
     return Content.assemble(left, " " * (width - left.cell_length - right.cell_length), right)
 
 
-class Line(Widget):
+class Line(Painted):
     """One line of the screen: a left and a right end."""
 
     DEFAULT_CSS = "Line { height: 1; width: 1fr; text-wrap: nowrap; }"
 
-    auto_links = reactive(False)
     left: reactive[Content] = reactive(Content(""))
     right: reactive[Content] = reactive(Content(""))
 
-    def render(self) -> Content:
-        return ends(self.left, self.right, self.size.width)
+    def segments(self, _: int) -> Sequence[Segment]:
+        """The one line."""
+        return self.content_segments(ends(self.left, self.right, self.size.width))
 
 
-class Page(Screen[None]):
+class Page(Kept, Screen[None]):
     """A screen of the app. A subclass sets SCOPE, adds `BINDINGS = bindings(SCOPE)` and yields its body from compose_body().
 
     `check_action` decides which of its actions are valid now; refresh_bindings() brings the footer up to date.

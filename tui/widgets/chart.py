@@ -8,16 +8,14 @@ from typing import ClassVar
 from rich.segment import Segment
 from rich.style import Style
 from textual.geometry import Region
-from textual.reactive import reactive
-from textual.strip import Strip
-from textual.widget import Widget
 
 from engine.plot import Glyphs, Run, Series, draw
+from tui.widgets.painted import Painted
 
 _COLOURS = 3  # component classes of series; further ones share the last
 
 
-class Chart(Widget):
+class Chart(Painted):
     """Series over steps. The first is a line, further ones are marks, so that no colour is needed to tell them apart."""
 
     COMPONENT_CLASSES: ClassVar[set[str]] = {"chart--axis", "chart--series-0", "chart--series-1", "chart--series-2"}
@@ -29,8 +27,6 @@ class Chart(Widget):
     Chart > .chart--series-2 { color: $accent; }
     """
 
-    auto_links = reactive(False)
-
     def __init__(self, glyphs: Glyphs = "braille", *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
         self.glyphs: Glyphs = glyphs
@@ -38,7 +34,7 @@ class Chart(Widget):
         self._series: tuple[Series, ...] = ()
         self._bounds: tuple[float | None, float | None] = (None, None)
         self._empty = "no data"
-        self._styles: list[Style] | None = None  # of the series, the axis and the rest
+        self._colours: list[Style] | None = None  # of the series and the axis
         self._lines: list[list[Run]] = []
         self._drawn: tuple[int, int] | None = None  # the size that `_lines` are for; None: they are out of date
 
@@ -63,24 +59,22 @@ class Chart(Widget):
         if changed:
             self.refresh(*(Region(0, row, size[0], 1) for row in changed))
 
-    def render_line(self, y: int) -> Strip:
-        """One painted line."""
+    def segments(self, y: int) -> list[Segment]:
+        """One line."""
         if self._drawn is None or (y == 0 and self._drawn != (self.size.width, self.size.height)):
             self._draw()
-        if self._styles is None:
+        if self._colours is None:
             names = [*(f"chart--series-{number}" for number in range(_COLOURS)), "chart--axis"]
-            self._styles = [*(self.get_component_rich_style(name) for name in names), self.rich_style]
-        *styles, axis, base = self._styles
-        width = self._drawn[0] if self._drawn is not None else 0
-        segments = [
-            Segment(text, axis if owner is None else styles[min(owner, _COLOURS - 1)])
+            self._colours = [self.get_component_rich_style(name) for name in names]
+        *series, axis = self._colours
+        return [
+            Segment(text, axis if owner is None else series[min(owner, _COLOURS - 1)])
             for text, owner in (self._lines[y] if y < len(self._lines) else ())
         ]
-        return Strip(segments).adjust_cell_length(width, base)
 
     def notify_style_update(self) -> None:
         """Look the colours up again: another theme may have come."""
-        self._styles = None
+        self._colours = None
         super().notify_style_update()
 
     def _draw(self) -> None:

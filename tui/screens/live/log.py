@@ -10,6 +10,7 @@ from textual.content import Content
 from engine.figures import duration, number
 from engine.runs.journal import Event
 from engine.runs.journal import number as journal_number
+from engine.telling import readable
 from tui.screens.live.state_lines import state_lines, worker_log_lines
 from tui.screens.live.text import AMBER, MUTED, RED, Room, line, one_line, words
 from tui.screens.live.view import Lines
@@ -93,7 +94,7 @@ def said(event: Event) -> str:
         case "command":
             reason = f": {_short(fields.get('reason'))}" if fields.get("reason") else ""
             return f"{_short(fields.get('verb'))} {_short(fields.get('status'))}{reason}"
-    return "  ".join(f"{key} {_short(value)}" for key, value in fields.items() if not isinstance(value, dict | list))
+    return "  ".join(f"{key} {_short(value)}" for key, value in readable(fields).items() if not isinstance(value, dict | list))
 
 
 def _short(value: object) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from textual.app import ComposeResult
-from textual.containers import Horizontal
 from textual.content import Content
 
 from engine.figures import duration, size
@@ -14,6 +13,7 @@ from tui.screens.live.text import AMBER, MUTED, REWARD, Room, bar, columns, figu
 from tui.screens.live.view import Block, View
 from tui.snapshot import RunSnapshot
 from tui.widgets.chart import Chart
+from tui.widgets.painted import Row
 
 SIDE_CELLS = 27
 SIDE_FROM = 76  # width from which the side column opens
@@ -40,12 +40,12 @@ class Overview(View):
     DEFAULT_CSS = f"""
     Overview #figures {{ height: 1; }}
     Overview #middle {{ height: 1fr; }}
-    Overview #side {{ width: {SIDE_CELLS}; padding: 0 0 0 2; }}
+    Overview #side {{ width: {SIDE_CELLS - 2}; margin: 0 0 0 2; }}
     """
 
     def compose(self) -> ComposeResult:
         yield Block(id="figures")
-        with Horizontal(id="middle"):
+        with Row(id="middle"):
             yield Chart(self.app.glyphs, id="curve")
             yield Block(id="fetched")
             yield Block(id="side")

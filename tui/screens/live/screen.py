@@ -7,6 +7,7 @@ A viewer: whatever happens here, the run goes on. Commands are sent through engi
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import ClassVar
@@ -17,7 +18,6 @@ from textual.content import Content
 from textual.message import Message
 from textual.reactive import reactive
 from textual.timer import Timer
-from textual.widgets import ContentSwitcher
 
 from engine.api import Run
 from engine.errors import InputError
@@ -39,9 +39,12 @@ from tui.screens.live.text import AMBER, FOCUS, MUTED, line, one_line
 from tui.screens.live.view import Block, View
 from tui.snapshot import RunSnapshot
 from tui.theme import drawn
+from tui.widgets.painted import Switcher
 
 VIEWS: tuple[type[View], ...] = (Overview, Curves, Groups, System, Log, Config)
 WAITED_FOR_SECONDS = 0.2
+COST_SHARE = 150  # pictures take at most one part in so many of the time of a core: those that cost more come later,
+LATEST = 2.0  # up to so many times the pace
 SETTLED_SECONDS = 6.0  # that a command's answer stays on the screen
 _PAIRS = {  # actions whose footer entry stands for a neighbour too
     "live.overview": ("1-6", "views"),
@@ -79,11 +82,13 @@ class LiveScreen(Page):
         self._pace = Pace(self, self._take, lambda: self.pace_seconds)  # of the snapshots
         self._settling: Timer | None = None  # until a command's answer leaves the screen
         self._trouble = ""
+        self._used_seconds = time.thread_time()
+        self._picture_seconds = 0.0  # of CPU, from the last but one to the last: to take it, to lay it out, to draw it
         self._keys_for: tuple[str, str] | None = None
 
     def compose_body(self) -> ComposeResult:
         yield Block(id="notice")
-        with ContentSwitcher(id="views", initial=Overview.TITLE):
+        with Switcher(id="views", initial=Overview.TITLE):
             yield from self._views
 
     def on_mount(self) -> None:
@@ -101,7 +106,7 @@ class LiveScreen(Page):
     @property
     def view(self) -> View:
         """The one that is open."""
-        current = self.query_one("#views", ContentSwitcher).current
+        current = self.query_one("#views", Switcher).current
         return next(view for view in self._views if view.id == current)
 
     @property
@@ -109,7 +114,10 @@ class LiveScreen(Page):
         """The least time between two snapshots: short while somebody waits, for the journal's end or a command's answer."""
         loading = self.snapshot is None or self.snapshot.around.loaded < 1
         asking = self.request is not None and self._settling is None
-        return min(WAITED_FOR_SECONDS, self.app.refresh_seconds) if loading or asking else self.app.refresh_seconds
+        refresh = self.app.refresh_seconds
+        if loading or asking:
+            return min(WAITED_FOR_SECONDS, refresh)
+        return max(refresh, min(COST_SHARE * self._picture_seconds, LATEST * refresh))
 
     def on_live_screen_news(self) -> None:
         """Take it, now or once the last snapshot is old enough; a screen that lies below another waits until it is on top."""
@@ -124,6 +132,9 @@ class LiveScreen(Page):
         if self.feed is not None and (self.snapshot is None or self.feed.version != self.snapshot.version):
             self._pace.taken()
             self.snapshot = self.feed.snapshot()
+            used = time.thread_time()
+            self._picture_seconds, self._used_seconds = used - self._used_seconds, used
+            self.feed.pause(self.pace_seconds)
 
     def watch_snapshot(self, snapshot: RunSnapshot | None) -> None:
         if snapshot is None:
@@ -138,6 +149,8 @@ class LiveScreen(Page):
             self._settling.stop()
             self._settling = None
         self._pace.changed()
+        if self.feed is not None:
+            self.feed.pause(self.pace_seconds)
         self._show_notice()
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
@@ -282,7 +295,7 @@ class LiveScreen(Page):
     # Painting
 
     def _open(self, view: type[View]) -> None:
-        self.query_one("#views", ContentSwitcher).current = view.TITLE
+        self.query_one("#views", Switcher).current = view.TITLE
         if self.snapshot is not None:
             self._show_where(self.snapshot)
             self.view.show(self.snapshot)

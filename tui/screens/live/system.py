@@ -78,7 +78,7 @@ def times(snapshot: RunSnapshot, room: Room) -> list[Content]:
         until = snapshot.last_t if over and snapshot.last_t is not None else snapshot.around.now
         rows.append(("elapsed", duration(max(0.0, until - snapshot.started_t))))
     if snapshot.eta_seconds is not None and snapshot.state not in ("finished", "failed", "stopped", "lost"):
-        rows.append(("to go", f"{duration(snapshot.eta_seconds)}, evaluations left out"))
+        rows.append(("to go", f"{duration(snapshot.eta_seconds)}, evaluations counted"))
     if snapshot.phase is not None:
         place = "" if snapshot.phase.update is None else f", update {snapshot.phase.update + 1}"
         name, progress = one_line(snapshot.phase.name, 20), snapshot.phase.progress

@@ -6,18 +6,16 @@ from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, ClassVar
 
+from rich.segment import Segment
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
 from textual.events import Resize
 from textual.geometry import Region
-from textual.reactive import reactive
-from textual.strip import Strip
-from textual.visual import Visual
-from textual.widget import Widget
 
 from tui.screens.live.text import MUTED, Room, as_ascii
 from tui.snapshot import RunSnapshot
+from tui.widgets.painted import Kept, Painted
 
 if TYPE_CHECKING:
     from tui.app import DroidTuneApp
@@ -26,14 +24,12 @@ if TYPE_CHECKING:
 _NOTHING = Content("")
 
 
-class Block(Widget):
+class Block(Painted):
     """Lines, each painted anew only when it has changed."""
 
     DEFAULT_CSS = "Block { width: 1fr; height: 1fr; text-wrap: nowrap; }"
     if TYPE_CHECKING:
         app: DroidTuneApp
-
-    auto_links = reactive(False)  # there are none, and to look for them costs a tenth of a line
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -50,12 +46,10 @@ class Block(Widget):
         if changed:
             self.refresh(*(changed if width else ()))
 
-    def render_line(self, y: int) -> Strip:
-        """One painted line."""
+    def segments(self, y: int) -> Sequence[Segment]:
+        """One line."""
         self.painted += 1
-        width = self.size.width
-        content = self.lines[y] if y < len(self.lines) else _NOTHING
-        return Visual.to_strips(self, content, width, 1, self.visual_style)[0]
+        return self.content_segments(self.lines[y]) if y < len(self.lines) else ()
 
 
 def _same(left: Content, right: Content) -> bool:
@@ -63,7 +57,7 @@ def _same(left: Content, right: Content) -> bool:
     return left is right or (left.plain == right.plain and left.spans == right.spans)
 
 
-class View(Vertical):
+class View(Kept, Vertical):
     """One of the screen's numbered views. A subclass draws `self.snapshot` in `draw` and names its keys in METHODS."""
 
     TITLE: ClassVar[str] = ""

@@ -8,11 +8,12 @@ from textual.app import ComposeResult
 from textual.content import Content
 from textual.widget import Widget
 
+from engine import estimate_words as words
 from engine.estimate import Estimate, short
-from engine.figures import size
+from engine.figures import counted, size
 from engine.plot import Glyphs
-from engine.timing import TimePlan
-from tui.screens.new_run.forecast import EstimatedStep, room, time_text, to_fit
+from engine.time_plan import TimePlan
+from tui.screens.new_run.forecast import EstimatedStep, advice
 from tui.screens.new_run.parts import Paper, Scroll, columns, wrapped
 
 NAME_CELLS, SIZE_CELLS = 22, 10
@@ -54,10 +55,11 @@ class EstimateStep(EstimatedStep):
 def plan(found: Estimate, width: int, glyphs: Glyphs) -> Content:
     """The estimate: does it fit, what is held throughout, each phase's peak by part, what is taken for granted."""
     verdict = ("✓ fits", "bold $text-success") if found.fits else ("✕ does not fit", "bold $text-error")
-    peak = f"peak {size(found.peak_bytes)} of {size(found.limit_bytes)} allowed, in the {found.binding_phase}   "
-    lines = [Content.assemble((peak, "bold"), verdict), Content(bar(found.peak_bytes, found.limit_bytes, min(width, 60), glyphs))]
-    summary = [*to_fit(found), ("time", time_text(found)), *room(found)]
-    lines += [Content(""), columns(summary, width, 10, indent=0)]
+    lines = [
+        Content.assemble((f"{words.peak(found)}   ", "bold"), verdict),
+        Content(bar(found.peak_bytes, found.limit_bytes, min(width, 60), glyphs)),
+    ]
+    lines += [Content(""), columns(advice(found), width, 10, indent=0)]
     left = max(width - NAME_CELLS - SIZE_CELLS - 4, 4)
 
     def part(name: str, count: int, style: str = "") -> Content:
@@ -65,13 +67,15 @@ def plan(found: Estimate, width: int, glyphs: Glyphs) -> Content:
             bar(count, found.peak_bytes, min(left, 30), glyphs)
         )
 
-    for name, total, parts in phases(found):
-        lines += [Content(""), part(name, total, "bold")]
-        lines += [part(f"  {label}", count) for label, count in parts if count]
+    name, total, held = words.held(found)
+    lines += [Content(""), part(name, total, "bold"), *(part(f"  {label}", count) for label, count in held)]
+    for each in found.phases:
+        lines += [Content(""), part(f"peak of the {each.phase}", each.peak_bytes, "bold")]
+        lines += [Content.styled(f"  {each.moment}", "$text-muted"), *(part(f"  {label}", count) for label, count in each.parts)]
     if found.time is not None:
         lines += [Content(""), *seconds(found.time, left, glyphs)]
     facts = [
-        ("trains", f"{found.trainable_parameters:,} parameters, {found.micro_batch_rows} rows at a time"),
+        ("trains", f"{counted(found.trainable_parameters, 'parameter')}, {counted(found.micro_batch_rows, 'row')} at a time"),
         ("computes", f"in {found.dtype} on {found.backend}"),
         *(("assumed", line) for line in found.assumptions),
     ]
@@ -80,7 +84,7 @@ def plan(found: Estimate, width: int, glyphs: Glyphs) -> Content:
 
 def seconds(time: TimePlan, width: int, glyphs: Glyphs) -> list[Content]:
     """A step's seconds by phase, and what comes beside the steps."""
-    rows = [("time of a step, at most", time.step, "bold"), *((f"  {name}", each, "") for name, each in time.phases.items())]
+    rows = [("time of a step, about", time.step, "bold"), *((f"  {name}", each, "") for name, each in time.phases.items())]
     lines = [
         Content.styled(f"{name:<{NAME_CELLS + 2}}{short(each):>{SIZE_CELLS - 2}}  ", style).append(
             bar(each, time.step, min(width, 30), glyphs)
@@ -92,22 +96,6 @@ def seconds(time: TimePlan, width: int, glyphs: Glyphs) -> list[Content]:
     return lines + [
         Content(f"{f'{count} {name}, each':<{NAME_CELLS + 2}}{short(each):>{SIZE_CELLS - 2}}") for name, count, each in counted
     ]
-
-
-def phases(found: Estimate) -> list[tuple[str, int, list[tuple[str, int]]]]:
-    """What is held throughout, then the phases with the parts that come on top; the one that binds first."""
-    held = [
-        ("weights", found.weights_bytes),
-        ("adapter", found.adapter_bytes),
-        ("optimizer", found.optimizer_bytes),
-        ("reference", found.reference_bytes),
-    ]
-    update = [("activations", found.activation_bytes), ("logits", found.logits_bytes), ("gradient", found.gradient_bytes)]
-    both = [("peak of the update", found.update_peak_bytes, update)]
-    if found.rollout_peak_bytes is not None:
-        rollout = [("kv cache", found.cache_bytes), ("logits", found.rollout_logits_bytes)]
-        both.insert(found.binding_phase != "rollout", ("peak of the rollout", found.rollout_peak_bytes, rollout))
-    return [("held throughout", sum(count for _, count in held), held), *both]
 
 
 def bar(part: float, whole: float, width: int, glyphs: Glyphs) -> str:

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from textual import work
 
+from engine import estimate_words as words
 from engine.errors import InputError
 from engine.estimate import Estimate, short
-from engine.figures import duration, size
-from tui.forms import show
+from engine.figures import about, duration
+from engine.safe_text import safe_text
 from tui.screens.new_run.checks import said
 from tui.screens.new_run.step import Step
-
-_SMALLER = {
-    "rollout": "lower sampling.max_completion_tokens, prompts_per_step or group_size, or run.eval_rows",
-    "update": "lower optim.micro_batch_rows or sampling.max_completion_tokens, or train a low-rank adapter",
-}
 
 
 class EstimatedStep(Step):
@@ -72,24 +68,20 @@ class EstimatedStep(Step):
 
 def is_unmeasured(found: Estimate) -> bool:
     """Whether the speed of the machine is what the estimate lacks for a time."""
-    return found.time is None and found.largest is not None
+    return found.time is None and found.knows_sizes
 
 
 def forecast(found: Estimate) -> list[tuple[str, str]]:
-    """Labels and texts: does it fit, how long will it take, how far could it go."""
+    """Labels and texts: does it fit, and `advice`."""
     verdict = "✓ fits" if found.fits else "✕ does not fit"
-    peak = f"{verdict}: peak {size(found.peak_bytes)} of {size(found.limit_bytes)} allowed, in the {found.binding_phase}"
-    return [("memory", peak), *to_fit(found), ("time", time_text(found)), *room(found)]
+    return [("memory", f"{verdict}: {words.peak(found)}"), *advice(found)]
 
 
-def to_fit(found: Estimate) -> list[tuple[str, str]]:
-    """What to change in a run that does not fit: the cheapest single change, else everything that makes it smaller."""
-    if found.fits:
-        return []
-    change = found.change
-    if change is None:
-        return [("to fit", f"no single change is enough: {_SMALLER[found.binding_phase]}")]
-    return [("to fit", f"set {change.key} to {show(change.value)}: peak {size(change.peak)}; {change.cost}")]
+def advice(found: Estimate) -> list[tuple[str, str]]:
+    """What to change in a run that does not fit, how its work is cut, how long it takes, how far its sizes could go."""
+    fits = [] if found.fits else [("to fit", words.to_fit(found.change, found.tried, found.several))]
+    room = words.room(found)
+    return [*fits, *words.cut(found), ("time", time_text(found)), *([("room for", room)] if room else [])]
 
 
 def time_text(found: Estimate) -> str:
@@ -99,19 +91,6 @@ def time_text(found: Estimate) -> str:
     if found.time is None:
         return found.seconds_reason
     time = found.time
-    known = ", corrected by a measured step" if time.corrected_by else ""
+    known = f", corrected by {safe_text(', '.join(time.sources))}" if time.sources else ""
     how = f"{short(time.step)} a step, the {time.longest} takes longest"
-    return f"at most {duration(time.run)}: {how}; from the speed measured on this machine{known}"
-
-
-def room(found: Estimate) -> list[tuple[str, str]]:
-    """How far sizes could go within the memory, each alone."""
-    if found.largest is None:
-        return []
-    most = (
-        ("micro-batches of", found.largest.micro_batch_rows, "rows"),
-        ("groups of", found.largest.group_size, "completions"),
-        ("completions of", found.largest.max_completion_tokens, "tokens"),
-    )
-    sizes = [f"{name} {count:,} {unit}" for name, count, unit in most if count is not None]
-    return [("room for", f"{', '.join(sizes)}: each alone, at most")] if sizes else []
+    return f"{about(duration(time.run))}: {how}; from the speed measured on this machine{known}"

@@ -132,9 +132,9 @@ def cost_text(cost: MethodCost) -> str:
     """What the method costs for the draft's model and data, against supervised training."""
     peak = size(cost.peak_bytes)
     if cost.method == "sft":
-        step = "" if cost.seconds is None else f"at most {short(cost.seconds)} a step, "
+        step = "" if cost.seconds is None else f"about {short(cost.seconds)} a step, "
         return f"{step}peak {peak}; the others are compared with it"
     memory = f"peak {peak}, {number(cost.memory, 2)}x that of sft"
     if cost.seconds is None or cost.time is None:
         return f"{memory}; time not known yet (step 4: s measures)"
-    return f"at most {short(cost.seconds)} a step, {number(cost.time, 2)}x that of sft; {memory}"
+    return f"about {short(cost.seconds)} a step, {number(cost.time, 2)}x that of sft; {memory}"

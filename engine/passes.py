@@ -20,7 +20,7 @@ from engine.model_files import LinearModule, ModelShape
 
 # Operations of a layer beside its products, forward: norms, reshapes, rope, cache, attention, activation, residuals.
 _LAYER_OPS, _DECODE_OPS = 24, 24  # the latter on top: positions that differ by row, the batch's cache
-_SHARED_OPS, _SHARED_PLAIN = 16, 6  # attention in two parts: operations on top, and numbers written for each score
+_SHARED_OPS, _SHARED_PLAIN = 30, 2  # attention in two parts: operations on top, and numbers written for each score
 _LORA_OPS, _DORA_OPS, _LEAN_OPS = 5, 8, 3  # of each adapted module
 _HEAD_OPS, _DRAW_OPS = 14, 30
 _BACKWARD_OPS = 2  # for each forward one
@@ -144,7 +144,8 @@ class Passes:
             seconds += flops / self.rates.product(max(together, 1), max(width, 1), self.plan.item)
         keys = 2 * shape.kv_heads * shape.head_dim * call.rows * (call.shared / call.group + own)
         scores = call.rows * shape.heads * call.context
-        seconds += self._fetched(keys, keys * shape.layers * self.plan.item) + self.exponentials(scores)
+        # as a draw does, each part takes its scores' largest, their exponentials and the sum of these
+        seconds += self._fetched(keys, keys * shape.layers * self.plan.item) + scores / self.rates.numbers["draw"]
         return seconds + self.plain(keys + _SHARED_PLAIN * scores) + _SHARED_OPS * self.rates.op_seconds
 
     def _between(self, tokens: float) -> float:

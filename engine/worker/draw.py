@@ -11,6 +11,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from engine.worker.blocks import in_blocks, total
+from engine.worker.exponential import exp
 
 
 def draw(logits: mx.array, row_keys: mx.array, temperature: float, greedy: bool) -> tuple[mx.array, mx.array]:
@@ -22,7 +23,7 @@ def draw(logits: mx.array, row_keys: mx.array, temperature: float, greedy: bool)
     if temperature != 1:
         logits = logits * (1 / temperature)
     most = mx.max(logits, axis=-1, keepdims=True)
-    weights = mx.exp(logits - most)  # [B, V]
+    weights = exp(logits - most)  # [B, V]
     if greedy:
         token, whole = mx.argmax(logits, axis=-1), total(weights)
     else:

@@ -1,9 +1,8 @@
 """Decoding over keys and values of prompts that are held once for all of their completions.
 
 A row attends to its prompt's keys and to its own, with one softmax over both. The rows of a prompt do the first part together:
-its keys are read once for all of them, and kept once (Hydragen, arXiv 2402.05099, Sec. 3.1; the two parts are joined before the
-softmax here, which needs no correction). Models call mlx_lm's `scaled_dot_product_attention`, which knows this cache inside
-`attention`.
+its keys are read once for all of them, and kept once (Hydragen, arXiv 2402.05099, Sec. 3.1).
+Models call mlx_lm's `scaled_dot_product_attention`, which knows this cache inside `attention`.
 What is left out: layers with a window or with recurrent state, which keep a cache for each row, and families that compute
 attention by themselves; decoding.py finds out by trying.
 """
@@ -22,6 +21,7 @@ from mlx_lm.models import base
 from mlx_lm.models.cache import KVCache
 
 from engine.memory_cache import SHARED_STEP
+from engine.worker.exponential import exp
 
 _NAME = "scaled_dot_product_attention"
 
@@ -109,13 +109,18 @@ class SharedPrompts:
             far = mx.where(self.prompt_mask, far, -mx.inf)
         if self.own_from is not None:
             near = mx.where(mx.arange(self.taken) >= self.own_from, near, -mx.inf)
-        scores = [self._by_row(far), near]
+        top, total, found = _softmax_part(near, values)
+        far_top, far_total, far_found = (self._by_row(part) for part in _softmax_part(far, self.prompt_values))
+        most = mx.maximum(top, far_top)
         if sinks is not None:
-            scores.append(mx.broadcast_to(sinks.reshape(1, heads, -1, 1).astype(near.dtype), (*near.shape[:3], 1)))
-        weights = mx.softmax(mx.concatenate(scores, axis=-1), axis=-1, precise=True)
-        far_end, near_end = self.prompt_keys.shape[2], self.prompt_keys.shape[2] + keys.shape[2]
-        far = self._by_row(self._by_prompt(weights[..., :far_end]) @ self.prompt_values)
-        return (far + weights[..., far_end:near_end] @ values).reshape(rows, query_heads, 1, values.shape[3])
+            own = sinks.reshape(1, heads, -1, 1).astype(mx.float32)
+            most = mx.maximum(most, own)
+        near_share, far_share = exp(top - most), exp(far_top - most)
+        total = total * near_share + far_total * far_share
+        if sinks is not None:
+            total = total + exp(own - most)
+        found = (found * near_share + far_found * far_share) / total
+        return found.astype(queries.dtype).reshape(rows, query_heads, 1, values.shape[3])
 
     def _by_prompt(self, x: mx.array) -> mx.array:
         """[B, heads, query heads of each, any] -> [U, heads, slots x query heads of each, any]."""
@@ -198,6 +203,15 @@ def _attention(
     if mask is not None:
         raise ValueError("prompts are not shared where the layer has a mask of its own")
     return cache.attend(queries, keys, values, scale, sinks)
+
+
+def _softmax_part(scores: mx.array, values: mx.array) -> tuple[mx.array, mx.array, mx.array]:
+    """A part of a softmax over [..., n] keys that others go on with: its largest score [..., 1], the sum of exp(score - that)
+    [..., 1], and the values [..., n, any] weighted with these, summed [..., any]; float32 but for the product."""
+    scores = scores.astype(mx.float32)
+    top = scores.max(axis=-1, keepdims=True)
+    weights = exp(scores - top)
+    return top, weights.sum(axis=-1, keepdims=True), weights.astype(values.dtype) @ values
 
 
 def _held(caches: Sequence[KVCache]) -> tuple[list[mx.array], list[mx.array]]:

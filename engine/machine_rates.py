@@ -21,7 +21,7 @@ from engine.hardware import Hardware
 from engine.runs.record import write_atomic
 
 FILE = "rates.json"
-VERSION = 2  # of what is measured: a file of another version is measured anew
+VERSION = 3  # of what is measured: a file of another version is measured anew
 _KEPT = 8  # machines in one file
 _LEARNED = 64  # keys of corrections of one machine: the latest
 BUSY_CORES = 0.25  # where others used more than this meanwhile, what was measured would not hold on a quiet machine
@@ -54,7 +54,7 @@ class Rates:
 
     `matmul`: bytes of a number -> width of a square weight -> rows -> FLOP/s. `stream`: bytes that are used in turn -> bytes/s
     of what fetching them adds, where they are more than a cache holds. `numbers`: kind of elementwise work (plain, norm, exp,
-    draw) -> numbers/s.
+    softmax, draw) -> numbers/s.
     """
 
     matmul: Mapping[int, Mapping[int, Table]]

@@ -144,8 +144,7 @@ class Passes:
             seconds += flops / self.rates.product(max(together, 1), max(width, 1), self.plan.item)
         keys = 2 * shape.kv_heads * shape.head_dim * call.rows * (call.shared / call.group + own)
         scores = call.rows * shape.heads * call.context
-        # as a draw does, each part takes its scores' largest, their exponentials and the sum of these
-        seconds += self._fetched(keys, keys * shape.layers * self.plan.item) + scores / self.rates.numbers["draw"]
+        seconds += self._fetched(keys, keys * shape.layers * self.plan.item) + scores / self.rates.numbers["softmax"]
         return seconds + self.plain(keys + _SHARED_PLAIN * scores) + _SHARED_OPS * self.rates.op_seconds
 
     def _between(self, tokens: float) -> float:

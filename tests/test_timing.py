@@ -39,7 +39,7 @@ HEAD = 64 * 272
 
 def flat_rates(**given: Any) -> Rates:
     """Products at 1 GFLOP/s whatever their size; all else takes no time, unless `given` says otherwise."""
-    numbers = {**dict.fromkeys(("plain", "norm", "exp", "draw"), NEVER), **given.pop("numbers", {})}
+    numbers = {**dict.fromkeys(("plain", "norm", "exp", "softmax", "draw"), NEVER), **given.pop("numbers", {})}
     table = {1: GIGA, 2048: GIGA}
     none = Rates({4: {1: table, 4096: table}}, {1: GIGA}, {1: NEVER}, numbers, 1 / NEVER, NEVER)
     return replace(none, **given)

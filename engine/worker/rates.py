@@ -21,6 +21,7 @@ from mlx_lm.models.activations import swiglu
 from engine import machine_load
 from engine.machine_rates import Rates
 from engine.worker.draw import draw
+from engine.worker.exponential import exp
 from engine.worker.quantised import use_blas
 
 ROWS = (1, 8, 32, 256, 2048)
@@ -134,7 +135,7 @@ def _products(x: mx.array, weights: Sequence[mx.array]) -> list[mx.array]:
 
 
 def _numbers(count: int, op: float) -> dict[str, float]:
-    """Numbers/s by kind of work: an addition, a norm, an exponential, and the draw of a token."""
+    """Numbers/s by kind of work: an addition, a norm, an exponential, a softmax in parts, the draw of a token."""
     a, b = mx.full((count // 256, 256), 0.5), mx.full((count // 256, 256), 1.5)
     ones, row_keys = mx.ones(256), mx.random.randint(0, 1 << 30, (8, 2)).astype(mx.uint32)
     logits = a.reshape(8, -1)
@@ -144,6 +145,7 @@ def _numbers(count: int, op: float) -> dict[str, float]:
         "plain": (lambda: a + b, 1),
         "norm": (lambda: mx.fast.rms_norm(a, ones, 1e-5), 1),
         "exp": (lambda: [swiglu(a, b), mx.softmax(a, axis=-1)], 2),
+        "softmax": (lambda: exp(a - a.max(axis=-1, keepdims=True)).sum(axis=-1), 1),
         "draw": (lambda: draw(logits, row_keys, 1.0, False), 1),
     }
     return {name: times * count / _without(_best(work), times * op) for name, (work, times) in kinds.items()}

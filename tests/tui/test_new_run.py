@@ -378,7 +378,7 @@ async def test_time_is_told_once_the_speed_is_measured_and_what_each_method_cost
         shown = await wait_for_text(pilot, "x memory of sft")
         assert "x time" not in shown
         table = {1: 1e9, 2048: 1e9}
-        numbers = dict.fromkeys(("plain", "norm", "exp", "draw"), 1e9)
+        numbers = dict.fromkeys(("plain", "norm", "exp", "softmax", "draw"), 1e9)
         rates = Rates({4: {64: table}, 2: {64: table}}, {1: 1e9}, {1: 1e10}, numbers, 1e-6, 1e9)
         for number in (2, 3, 4):
             await next_step(pilot, number)

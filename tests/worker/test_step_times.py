@@ -32,7 +32,8 @@ from engine.worker.step_times import StepTimes, own_pids, step_lengths
 from engine.worker.trainer import Trainer
 from engine.worker.work import StepWork
 
-RATES = Rates({4: {64: {1: 1e9}}}, {1: 1e9}, {1: 1e12}, dict.fromkeys(("plain", "norm", "exp", "draw"), 1e9), 1e-6, 1e9)
+NUMBERS = dict.fromkeys(("plain", "norm", "exp", "softmax", "draw"), 1e9)
+RATES = Rates({4: {64: {1: 1e9}}}, {1: 1e9}, {1: 1e12}, NUMBERS, 1e-6, 1e9)
 
 
 def quiet(start: Mark) -> Load:

@@ -157,7 +157,8 @@ async def compare(options: argparse.Namespace) -> dict[str, Any]:
     ours = {"parts": ["step"], "model": folder, "blank": "", "settings": own}
     theirs = {"model": folder, "prompts": prompts, "steps": options.steps, "warm": not options.cold, "grad_checkpoint": False}
     theirs |= {name: settings[name] for name in ("group", "max_tokens", "rank")}
-    rounds = []
+    rounds: list[dict[str, Side]] = []
+    found: dict[str, Any] = {}
     start = machine_load.mark()
     for number in range(options.rounds):
         one = {}
@@ -165,20 +166,27 @@ async def compare(options: argparse.Namespace) -> dict[str, Any]:
             if side == OURS:
                 one[side] = await of_ours(ours, environment)
             elif side == DEFAULT:
-                found = of_peer(python, {**theirs, "prompts": prompts[:few], "batch_size": 1}, environment)
-                one[side] = scaled(found, options.prompts / few)
+                part = of_peer(python, {**theirs, "prompts": prompts[:few], "batch_size": 1}, environment)
+                one[side] = scaled(part, options.prompts / few)
             else:
                 one[side] = of_peer(python, {**theirs, "batch_size": options.prompts}, environment)
             print(f"round {number + 1}, {side}: {json.dumps(one[side])}", file=sys.stderr, flush=True)
         rounds.append(one)
-    load = machine_load.since(start)
-    return {
-        **conditions("peer", model),
-        "settings": {**settings, "rounds": options.rounds, "steps": options.steps, "peer_prompts": few, "warm": not options.cold},
-        "rounds": rounds,
-        **summary(rounds),
-        "load": load.as_dict(),
-    }
+        found = {
+            **conditions("peer", model),
+            "settings": {
+                **settings,
+                "rounds": number + 1,
+                "steps": options.steps,
+                "peer_prompts": few,
+                "warm": not options.cold,
+            },
+            "rounds": rounds,
+            **summary(rounds),
+            "load": machine_load.since(start).as_dict(),
+        }
+        save(found, options.out)  # a round of a large model takes many minutes
+    return found
 
 
 async def compare_memory(options: argparse.Namespace) -> dict[str, Any]:
@@ -191,7 +199,9 @@ async def compare_memory(options: argparse.Namespace) -> dict[str, Any]:
     del policy
     settings = {name: getattr(options, name) for name in ("group", "prompt_tokens", "max_tokens", "rank")}
     peer_group = options.peer_group or options.group
-    found, start = [], machine_load.mark()
+    found: list[dict[str, Any]] = []
+    result: dict[str, Any] = {}
+    start = machine_load.mark()
     for rows in options.memory_rows:
         theirs = {"model": folder, "prompts": prompts[rows], "steps": 1, "warm": False, "batch_size": rows}
         theirs |= {"group": peer_group, "max_tokens": options.max_tokens, "rank": options.rank}
@@ -206,12 +216,14 @@ async def compare_memory(options: argparse.Namespace) -> dict[str, Any]:
             one[name] = {OURS: peaks_of_ours(step), "peer": peaks_of_peer(peer)}
         print(json.dumps(one), file=sys.stderr, flush=True)
         found.append(one)
-    return {
-        **conditions("peer-memory", model),
-        "settings": {**settings, "peer_group": peer_group},
-        "peak_bytes_above_weights": found,
-        "load": machine_load.since(start).as_dict(),
-    }
+        result = {
+            **conditions("peer-memory", model),
+            "settings": {**settings, "peer_group": peer_group},
+            "peak_bytes_above_weights": found,
+            "load": machine_load.since(start).as_dict(),
+        }
+        save(result, options.out)
+    return result
 
 
 def peaks_of_ours(step: Mapping[str, Any]) -> dict[str, int]:
@@ -263,7 +275,6 @@ def main() -> None:
     if min(options.group, options.peer_group or options.group) < 2:
         parser.error("--group, --peer-group: a group of one has no baseline")
     found = asyncio.run(compare_memory(options) if options.memory_rows else compare(options))
-    save(found, options.out)
     shown = ("peak_bytes_above_weights",) if options.memory_rows else ("sides", "times_as_fast", "load")
     print(json.dumps({name: found[name] for name in shown}, indent=1))
 

@@ -227,14 +227,12 @@ def _conditions(results: Sequence[Result]) -> list[str]:
     else:
         load = f"other work took up to {busiest:.1f} cores meanwhile: trust the CPU-time ratios, which the result files hold"
     dates = sorted({result["date"][:10] for result in results})
-    revisions = sorted({result["revision"] for result in results if result.get("revision")})
-    of = f" of {', '.join(revisions)}" if revisions else ""
     ratios = (
         "Times as fast and shares are medians of the ratios of neighbouring passes or rounds; seconds and tokens/s are each "
         "side's own medians, so that their quotient may differ a little."
     )
     return [
-        f"Measured{of} {', '.join(dates)} on {'; '.join(machines)}: {'; '.join(settings)}. {load[0].upper()}{load[1:]}. {ratios}"
+        f"Measured {', '.join(dates)} on {'; '.join(machines)}: {'; '.join(settings)}. {load[0].upper()}{load[1:]}. {ratios}"
     ]
 
 

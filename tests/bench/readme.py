@@ -123,10 +123,12 @@ def _peers(results: Sequence[Result]) -> list[str]:
 
 
 def _share(result: Result, peer: str) -> str:
-    """What of a step the peer made, where it was not the whole."""
+    """What of a step the peer made, where it was not the whole, and whether a step came before it."""
     prompts = result["settings"]["prompts"]
     made = result["settings"].get("peer_prompts", prompts)
-    return f" (scaled from {made} of {prompts} prompts)" if peer == "peer_default" and made < prompts else ""
+    said = [f"scaled from {made} of {prompts} prompts"] if peer == "peer_default" and made < prompts else []
+    said += ["neither warmed up"] if not result["settings"].get("warm", True) else []
+    return f" ({', '.join(said)})" if said else ""
 
 
 def _peer_memory(results: Sequence[Result]) -> list[str]:

@@ -332,6 +332,7 @@ def test_the_verb_asks_a_worker_and_prints_json(model: Path, capsys: pytest.Capt
     assert "sft: bare, 1 of 1" in said.err
 
 
+@pytest.mark.slow
 async def test_the_app_is_watched_beside_a_live_run() -> None:
     found = await bench_app.app(0.5, 1, lambda text: None)
     assert found["steps"]["without"] >= bench_app.LEAST_STEPS and found["steps"]["with"] >= bench_app.LEAST_STEPS

@@ -78,6 +78,7 @@ def four_bits(first_layers: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.real_model
 @pytest.mark.timeout(600)
 def test_a_quantised_folder_goes_through_all_five_commands(four_bits: Path, tmp_path: Path) -> None:

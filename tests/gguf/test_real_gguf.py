@@ -96,6 +96,7 @@ def test_ids_weights_and_logits_are_those_of_the_folder(smollm2: Path, gguf_file
     assert float(gap) < 4e-3
 
 
+@pytest.mark.slow
 def test_validate_estimate_train_export_and_chat_straight_from_the_file(three_layers: Path, tmp_path: Path) -> None:
     """28.3 million embeddings of 8 bits and 10.6 million weights of 4, with a float32 scale and bias for every 32: 2 bits more of
     each make 35.4 + 8.0 MB."""
